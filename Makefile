@@ -1,0 +1,60 @@
+# Every target works alone on a fresh clone with python3 (3.11 or newer, with venv), make and a package registry.
+#
+#   make demo                   the example project on the memory back end; prints its address
+#   make demo BACKEND=redis     the same on several processes (also: postgres), its server comes from a wheel
+#   make test                   all tests but the browser's; PYTEST_ARGS="-k lock -x" passes through
+#   make browser                the tests that click in a real chromium
+#   make lint                   ruff and mypy
+#   make bench                  the benchmarks, each beside what one would use instead
+#   make clean                  removes the virtual environment and everything generated
+
+PYTHON ?= python3
+VENV ?= .venv
+BACKEND ?= memory
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# What there is to check grows with the project.
+SOURCES := $(wildcard dref_django tests example_project benchmarks manage.py)
+
+.PHONY: demo test browser lint format bench clean
+.DEFAULT_GOAL := test
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dref_django needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m example_project.demo --backend $(BACKEND)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --ignore=tests/browser $(PYTEST_ARGS)
+
+browser: $(STAMP)
+	@chromium=$${CHROMIUM:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}; \
+	if [ -z "$$chromium" ] || ! command -v "$$chromium" >/dev/null; then \
+		echo "make browser needs chromium: 'apt-get install chromium' on Debian, or point CHROMIUM at the program." >&2; \
+		exit 1; \
+	fi; \
+	CHROMIUM="$$chromium" $(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

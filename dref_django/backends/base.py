@@ -1,0 +1,201 @@
+"""The contract of a back end: execute batches of commands, feed notices. One sentence an operation.
+
+A back end is found by `backends.get_backend(alias)`. It connects at its first use, never when it is made, and starts
+anew in a forked child. `delivery.py` holds the rule for lost replies; a back end only says *whether* a command may
+have reached the server, by raising `NotSent` or `ReplyLost`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from ..exceptions import DRefError, Unavailable
+from ..protocol import Command, Notice, Reply, Wake, check_batch
+from .delivery import Attempt, Delivery, NotSent, ReplyLost, redeliver
+
+if TYPE_CHECKING:
+    from django.core.checks import CheckMessage
+
+DEFAULT_TIMEOUT = 5.0
+DEFAULT_MAX_VALUE_SIZE = 1024 * 1024
+DEFAULT_HEARTBEAT = 15.0
+
+
+class NotJoinable(DRefError):
+    """This back end cannot take part in a database transaction."""
+
+
+@dataclass(frozen=True)
+class Params:
+    """The settings of one back end, checked and with their defaults (`conf.py` makes them)."""
+
+    alias: str = "default"
+    key_prefix: str = "dref"
+    """Separates projects that share a server; no effect on the names that users see."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds within which every operation ends."""
+    max_value_size: int = DEFAULT_MAX_VALUE_SIZE
+    """Bytes of an encoded value."""
+    heartbeat: float = DEFAULT_HEARTBEAT
+    """Seconds between two canaries of the listener and two comparisons of versions."""
+    codec: str = "msgpack"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Where a feed delivers; the hub. Called on the thread of the background loop, in the order of the connection."""
+
+    def up(self, epoch: str) -> None:
+        """The feed listens (again) to all that is subscribed. What came before may have been missed."""
+
+    def down(self, reason: str) -> None:
+        """The connection is gone; the feed goes on trying."""
+
+    def notice(self, notices: Sequence[Notice]) -> None: ...
+
+    def wake(self, wake: Wake) -> None: ...
+
+
+class Feed(Protocol):
+    """One listening connection. All methods run on the background loop.
+
+    It also listens for wakes of all waiters whose owner begins with this process's `Backend.node_id()`.
+    """
+
+    async def run(self) -> None:
+        """Listens, reports to the sink, reconnects with growing pauses; until cancelled."""
+
+    async def subscribe(self, names: Collection[str], prefixes: Collection[str]) -> None:
+        """Adds names and prefixes ("" is every name). Returns when the server has confirmed it: what is written
+        after that is noticed. While disconnected it returns at once: the next `up` covers them."""
+
+    async def unsubscribe(self, names: Collection[str], prefixes: Collection[str]) -> None: ...
+
+
+class Backend(ABC):
+    """A place where the truth lives."""
+
+    ordered_notices: ClassVar[bool] = True
+    """Whether notices of one name arrive in the order of their versions (else the hub waits a little at a hole)."""
+    supports_join: ClassVar[bool] = False
+    """Whether `join_transaction()` works."""
+    fifo_waiters: ClassVar[bool] = True
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self._node: tuple[int, str] = (0, "")
+
+    # --- what a back end implements -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
+        """Runs one batch once, in the caller's thread, within `timeout` seconds.
+
+        Raises `NotSent` when it certainly was not applied for want of a connection, `ReplyLost` when it may have been.
+        """
+
+    @abstractmethod
+    async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
+        """The same on the running loop."""
+
+    @abstractmethod
+    def feed(self, sink: Sink) -> Feed:
+        """A new feed; nothing is connected before its `run`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes all connections; the next use opens new ones. Safe to call from any thread, and twice."""
+
+    def after_fork(self) -> None:
+        """In the child: forgets (never closes) what belongs to the parent."""
+
+    def slot(self, name: str) -> object:
+        """Names with equal slots may be changed in one batch."""
+        return None
+
+    def check(self) -> list[CheckMessage]:
+        """What `manage.py check --deploy`, and `dref doctor`, should say about this back end. May connect."""
+        return []
+
+    # --- what everybody calls -----------------------------------------------------------------------------------
+
+    def execute(
+        self, commands: Sequence[Command], *, now: int | None = None, timeout: float | None = None
+    ) -> list[Reply]:
+        """Applies the batch at most once and answers with a reply a command, within the back end's time limit.
+
+        `now` (microseconds) replaces the server's clock; absent in production. Raises `Unavailable` when nothing was
+        applied because the server could not be reached in time, `OutcomeUnknown` when that cannot be proven.
+        """
+        check_batch(commands)
+        limit = self.params.timeout if timeout is None else timeout
+        started = time.monotonic()
+        try:
+            return self.send(commands, now, limit)
+        except (NotSent, ReplyLost) as error:
+            delivery = redeliver(self, commands, error, started + limit)
+            return self._drive(delivery, now)
+
+    async def aexecute(
+        self, commands: Sequence[Command], *, now: int | None = None, timeout: float | None = None
+    ) -> list[Reply]:
+        """`execute`, natively asynchronous."""
+        check_batch(commands)
+        limit = self.params.timeout if timeout is None else timeout
+        started = time.monotonic()
+        try:
+            return await self.asend(commands, now, limit)
+        except (NotSent, ReplyLost) as error:
+            delivery = redeliver(self, commands, error, started + limit)
+            return await self._adrive(delivery, now)
+
+    def _drive(self, delivery: Delivery, now: int | None) -> list[Reply]:
+        try:
+            attempt: Attempt = next(delivery)
+            while True:
+                try:
+                    time.sleep(attempt.pause)
+                    replies = self.send(attempt.commands, now, attempt.timeout)
+                except (NotSent, ReplyLost) as error:
+                    attempt = delivery.throw(error)
+                else:
+                    attempt = delivery.send(replies)
+        except StopIteration as stop:
+            result: list[Reply] = stop.value
+            return result
+
+    async def _adrive(self, delivery: Delivery, now: int | None) -> list[Reply]:
+        import asyncio
+
+        try:
+            attempt: Attempt = next(delivery)
+            while True:
+                try:
+                    await asyncio.sleep(attempt.pause)
+                    replies = await self.asend(attempt.commands, now, attempt.timeout)
+                except (NotSent, ReplyLost) as error:
+                    attempt = delivery.throw(error)
+                else:
+                    attempt = delivery.send(replies)
+        except StopIteration as stop:
+            result: list[Reply] = stop.value
+            return result
+
+    def node_id(self) -> str:
+        """Names this process among all that ever use the back end; another one after a fork. No "/" in it."""
+        pid = os.getpid()
+        if self._node[0] != pid:
+            self._node = (pid, f"{pid}-{secrets.token_hex(6)}")
+        return self._node[1]
+
+    def unreachable(self, where: str, error: BaseException) -> Unavailable:
+        return Unavailable(
+            f"DREF_BACKENDS[{self.params.alias!r}]: {where} cannot be reached ({type(error).__name__}: {error}). "
+            "Nothing was changed. Check that the server runs and that the setting points at it."
+        )

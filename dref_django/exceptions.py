@@ -7,8 +7,8 @@
 - `LockTimeout`: the lock was not free within `timeout` seconds (also a `TimeoutError`).
 - `LockLost`: the lock was held once and is no longer proven to be.
 - `NotFound`: there is no value and the ref has no default.
-- `InvalidValue`, `InvalidName`, `WrongKind`, `ValueTooLarge`, `CounterOverflow`: the caller's mistakes, raised before or
-  instead of any change.
+- `InvalidValue`, `InvalidName`, `WrongKind`, `ValueTooLarge`, `CounterOverflow`: the caller's mistakes, raised before
+  or instead of any change.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class InvalidName(DRefError, ValueError):
 
 
 class InvalidValue(DRefError, TypeError):
-    """A value that the ref's codec or type cannot represent. The message names the ref and the place inside the value."""
+    """A value that the ref's codec or type cannot represent. The message names the ref and the place in the value."""
 
 
 class ValueTooLarge(DRefError, ValueError):

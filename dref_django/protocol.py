@@ -44,7 +44,7 @@ class _Keep:
 KEEP: Final = _Keep()
 """As `ttl`: leave the deadline as it is."""
 
-Ttl: TypeAlias = int | None | _Keep
+Ttl: TypeAlias = int | _Keep | None
 
 
 class Splice(NamedTuple):

@@ -1,4 +1,4 @@
-"""What every command means: the pure state machine behind memory and raft, and the model that Redis and SQL are held to.
+"""What every command means: the pure state machine behind memory and raft, the model for Redis and SQL.
 
 `Store.apply(commands, now)` answers with one reply a command and the events (notices to watchers, wakes to waiters)
 that the same step made. No clock, no I/O: `now` (microseconds) is an argument, and the state after a sequence of
@@ -62,7 +62,7 @@ SWEEP = 2
 
 
 class Mark(NamedTuple):
-    """One remembered op id: the mutation `op` made `version`; `result` is Add's sum, else 1 when there was a value before."""
+    """One remembered op id: it made `version`; `result` is Add's sum, else 1 when there was a value before."""
 
     op: bytes
     version: int

@@ -15,8 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from ..exceptions import DRefError, Unavailable
-from ..protocol import Command, Notice, Reply, Wake, check_batch
+from dref_django.exceptions import DRefError, Unavailable
+from dref_django.protocol import Command, Notice, Reply, Wake, check_batch
 from .delivery import Attempt, Delivery, NotSent, ReplyLost, redeliver
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 5.0
 DEFAULT_MAX_VALUE_SIZE = 1024 * 1024
 DEFAULT_HEARTBEAT = 15.0
+DEFAULT_LOCK_TIMEOUT = 30.0
 
 
 class NotJoinable(DRefError):
@@ -42,6 +43,8 @@ class Params:
     """Seconds within which every operation ends."""
     max_value_size: int = DEFAULT_MAX_VALUE_SIZE
     """Bytes of an encoded value."""
+    lock_timeout: float = DEFAULT_LOCK_TIMEOUT
+    """Seconds that a lock is waited for unless its `timeout` says otherwise."""
     heartbeat: float = DEFAULT_HEARTBEAT
     """Seconds between two canaries of the listener and two comparisons of versions."""
     codec: str = "msgpack"
@@ -112,6 +115,7 @@ class Backend(ABC):
     def close(self) -> None:
         """Closes all connections; the next use opens new ones. Safe to call from any thread, and twice."""
 
+    @abstractmethod
     def after_fork(self) -> None:
         """In the child: forgets (never closes) what belongs to the parent."""
 

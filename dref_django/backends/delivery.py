@@ -15,8 +15,8 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ..exceptions import OutcomeUnknown
-from ..protocol import MUTATIONS, Add, Check, Command, Delete, Find, Reply, Status
+from dref_django.exceptions import OutcomeUnknown
+from dref_django.protocol import MUTATIONS, Add, Check, Command, Delete, Find, Reply, Status
 
 if TYPE_CHECKING:
     from .base import Backend

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from ..protocol import Command, Notice, Reply, Wake
-from ..store import Event, Store
+from dref_django.protocol import Command, Notice, Reply, Wake
+from dref_django.store import Event, Store
 from .base import Backend, Params, Sink
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-# Nothing listens on port 1: a test that forgot its server fixture is refused at once instead of finding some other server.
+# Nothing listens on port 1: a test without its server fixture is refused at once and finds no server of somebody else.
 NOWHERE_REDIS = "redis://127.0.0.1:1/0"
 NOWHERE_POSTGRES = "postgresql://postgres@127.0.0.1:1/dref"
 

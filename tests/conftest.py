@@ -1,0 +1,64 @@
+"""Fixtures for every test: real servers, started on first use and shared by the run.
+
+A test process has its own servers, also under pytest-xdist, unless ``DREF_TEST_REDIS_URL`` or
+``DREF_TEST_POSTGRES_URL`` names one. Tests that kill, freeze or configure a server start their own from
+``tests.servers``.
+"""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+from django.conf import settings
+from django.db import connections
+
+from tests.servers import GivenServer, PostgresServer, RedisCluster, RedisServer
+from tests.settings import postgres_alias
+
+# A shared machine has slow moments; what fails must be printed so that it can be replayed.
+hypothesis.settings.register_profile("dref", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("dref")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer | GivenServer]:
+    """The Redis server that ``CACHES["redis"]`` points at; ``.url``."""
+    if given := os.environ.get("DREF_TEST_REDIS_URL"):
+        yield GivenServer(given)
+        return
+    with RedisServer(appendonly=False) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(settings.CACHES["redis"], "LOCATION", server.url)
+        patch.setenv("DREF_TEST_REDIS_URL", server.url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer | GivenServer]:
+    """The PostgreSQL server that ``DATABASES["pg"]`` points at; ``.url`` names its database ``postgres``.
+
+    Inside database tests Django's own test database is in use: ``connections["pg"].settings_dict`` names it.
+    """
+    if given := os.environ.get("DREF_TEST_POSTGRES_URL"):
+        yield GivenServer(given)
+        return
+    # Killing a process loses nothing that it had written; only a power cut would, and none is tested here.
+    with PostgresServer(fsync=False) as server, pytest.MonkeyPatch.context() as patch:
+        for key, value in postgres_alias(server.url).items():
+            patch.setitem(connections.settings["pg"], key, value)
+        patch.setenv("DREF_TEST_POSTGRES_URL", server.url)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """A Redis Cluster of three masters; ``.url``, ``.nodes``."""
+    with RedisCluster(masters=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    postgres_server: PostgresServer | GivenServer, django_db_modify_db_settings_parallel_suffix: None
+) -> None:
+    """pytest-django asks for this before it creates the test databases: the server must run by then."""

@@ -1,0 +1,265 @@
+"""A TCP proxy that stands between a client and a real server and breaks their connections on command.
+
+It runs in a thread of the test's process. Every command returns when it has taken effect::
+
+    with TcpProxy("127.0.0.1", server.port) as proxy:
+        client = connect(proxy.through(server.url))
+        lost = proxy.drop_replies(matching=b"INCR")
+        with pytest.raises(OutcomeUnknown):
+            client.increment()
+        assert lost.is_set()  # the server has incremented, the client cannot know
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from tests.servers import free_port
+
+CHUNK = 65_536
+COMMAND_TIMEOUT = 10.0  # seconds
+
+
+@dataclass
+class _Trap:
+    """A cut that waits for its moment: the next bytes that match."""
+
+    matching: bytes
+    sprung: threading.Event = field(default_factory=threading.Event)
+
+
+class _Connection:
+    """A client's connection and the one made for it to the server."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self._writers = (client, server)
+        self.lost_bytes = False  # swallowed some: what follows would make no sense to the peer
+        self.reply_trap: _Trap | None = None  # the request went through, its reply shall not
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            sock = writer.get_extra_info("socket")
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # reaches the peer even if a forked child holds the socket open
+            writer.transport.abort()
+        self._end_tasks()
+
+    def hang_up(self) -> None:
+        """Close after what has been forwarded has been sent."""
+        for writer in self._writers:
+            writer.close()
+        self._end_tasks()
+
+    def _end_tasks(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+
+class TcpProxy:
+    """Forwards ``127.0.0.1:port`` to ``host:target_port`` until told otherwise."""
+
+    def __init__(self, host: str, target_port: int) -> None:
+        self._target = (host, target_port)
+        self.port = free_port()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
+        self._listener: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        self._swallow_requests = False
+        self._swallow_replies = False
+        self._request_traps: list[_Trap] = []
+        self._reply_traps: list[_Trap] = []
+        self.accepted = 0  # connections since the start
+
+    def through(self, url: str) -> str:
+        """``url`` with this proxy's address in the place of its host and port."""
+        parts = urlsplit(url)
+        credentials = parts.netloc.rpartition("@")[:2]
+        return urlunsplit(parts._replace(netloc="".join(credentials) + f"127.0.0.1:{self.port}"))
+
+    # What a test commands
+
+    def cut(self) -> None:
+        """Close every connection now; new ones are served."""
+        self._run(self._cut)
+
+    def refuse(self) -> None:
+        """Close every connection and refuse new ones, as a host without the server does."""
+        self._run(self._refuse)
+
+    def accept(self) -> None:
+        """Listen again after ``refuse()``."""
+        self._run_coroutine(self._listen())
+
+    def blackhole(self, *, requests: bool = True, replies: bool = True) -> None:
+        """Keep connections open, accept new ones, and swallow what is sent; also who hangs up is not told on.
+
+        With ``replies=False`` only what clients send is lost, with ``requests=False`` only what the server sends.
+        """
+
+        def swallow() -> None:
+            self._swallow_requests, self._swallow_replies = requests, replies
+
+        self._run(swallow)
+
+    def heal(self) -> None:
+        """End the black hole; connections that lost bytes in it are cut, untouched ones go on."""
+
+        def forward_again() -> None:
+            self._swallow_requests = self._swallow_replies = False
+            for connection in [each for each in self._connections if each.lost_bytes]:
+                self._forget(connection)
+
+        self._run(forward_again)
+
+    def drop_replies(self, matching: bytes = b"") -> threading.Event:
+        """Once: let the next request that contains ``matching`` through, then discard its reply and cut the connection.
+
+        The event is set when that has happened. What matches must arrive in one piece, as small requests do.
+        """
+        return self._lay(self._reply_traps, matching)
+
+    def drop_requests(self, matching: bytes = b"") -> threading.Event:
+        """Once: discard the next request that contains ``matching`` and cut its connection; the server never sees it.
+
+        The event is set when that has happened.
+        """
+        return self._lay(self._request_traps, matching)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._connections)
+
+    def start(self) -> Self:
+        self._thread.start()
+        self._run_coroutine(self._listen())
+        return self
+
+    def close(self) -> None:
+        self._run(self._refuse)
+        self._run_coroutine(_settle())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(COMMAND_TIMEOUT)
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # How commands get into the loop's thread
+
+    def _run(self, action: Callable[[], None]) -> None:
+        async def act() -> None:
+            action()
+
+        self._run_coroutine(act())
+
+    def _run_coroutine(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(COMMAND_TIMEOUT)
+
+    # What happens in the loop's thread
+
+    def _lay(self, traps: list[_Trap], matching: bytes) -> threading.Event:
+        trap = _Trap(matching)
+        self._run(lambda: traps.append(trap))
+        return trap.sprung
+
+    async def _listen(self) -> None:
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    def _refuse(self) -> None:
+        if self._listener is not None:
+            for sock in self._listener.sockets:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        self._cut()
+
+    def _cut(self) -> None:
+        for connection in list(self._connections):
+            self._forget(connection)
+
+    def _forget(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
+        connection.cut()
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        try:
+            from_server, to_server = await asyncio.open_connection(*self._target)
+        except OSError:
+            to_client.transport.abort()
+            return
+        connection = _Connection(to_client, to_server)
+        self._connections.add(connection)
+        self.accepted += 1
+        connection.tasks = [
+            asyncio.create_task(self._pump(connection, from_client, to_server, self._pass_request)),
+            asyncio.create_task(self._pump(connection, from_server, to_client, self._pass_reply)),
+        ]
+
+    async def _pump(
+        self,
+        connection: _Connection,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        passes: Callable[[_Connection, bytes], bool],
+    ) -> None:
+        with suppress(OSError):
+            while data := await source.read(CHUNK):
+                if passes(connection, data):
+                    target.write(data)
+                    await target.drain()
+        if passes(connection, b""):  # the end of the stream is lost in a black hole like everything else
+            self._connections.discard(connection)
+            connection.hang_up()
+
+    def _pass_request(self, connection: _Connection, data: bytes) -> bool:
+        if self._swallow_requests:
+            connection.lost_bytes = True
+            return False
+        if trap := _spring(self._request_traps, data):
+            self._forget(connection)
+            trap.sprung.set()
+            return False
+        if connection.reply_trap is None:
+            connection.reply_trap = _spring(self._reply_traps, data)
+        return True
+
+    def _pass_reply(self, connection: _Connection, data: bytes) -> bool:
+        if self._swallow_replies:
+            connection.lost_bytes = True
+            return False
+        if data and connection.reply_trap is not None:
+            self._forget(connection)
+            connection.reply_trap.sprung.set()
+            return False
+        return True
+
+
+def _spring(traps: list[_Trap], data: bytes) -> _Trap | None:
+    """The first trap that the bytes spring, no longer laid."""
+    for trap in traps:
+        if data and trap.matching in data:
+            traps.remove(trap)
+            return trap
+    return None
+
+
+async def _settle() -> None:
+    """End every task and let closed transports say that they are, before the loop closes."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)

@@ -7,10 +7,12 @@ A test process has its own servers, also under pytest-xdist, unless ``DREF_TEST_
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import hypothesis
 import pytest
 from django.conf import settings
+from django.core.cache import caches
 from django.db import connections
 
 from tests.servers import GivenServer, PostgresServer, RedisCluster, RedisServer
@@ -29,6 +31,8 @@ def redis_server() -> Iterator[RedisServer | GivenServer]:
         return
     with RedisServer(appendonly=False) as server, pytest.MonkeyPatch.context() as patch:
         patch.setitem(settings.CACHES["redis"], "LOCATION", server.url)
+        with suppress(AttributeError):
+            del caches["redis"]  # Django makes every cache's client when it creates a test database
         patch.setenv("DREF_TEST_REDIS_URL", server.url)
         yield server
 

@@ -229,8 +229,8 @@ class TcpProxy:
             connection.lost_bytes = True
             return False
         if trap := _spring(self._request_traps, data):
+            trap.sprung.set()  # first: who sees the cut may ask at once
             self._forget(connection)
-            trap.sprung.set()
             return False
         if connection.reply_trap is None:
             connection.reply_trap = _spring(self._reply_traps, data)
@@ -241,8 +241,8 @@ class TcpProxy:
             connection.lost_bytes = True
             return False
         if data and connection.reply_trap is not None:
-            self._forget(connection)
             connection.reply_trap.sprung.set()
+            self._forget(connection)
             return False
         return True
 

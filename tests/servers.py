@@ -98,13 +98,12 @@ class Server(ABC):
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Whether the server answers its own protocol."""
+        """Whether this very server, not another that took its port, answers its own protocol."""
 
     def _identity(self) -> dict[str, Any]:
         """Arguments for ``subprocess`` that say as whom the server runs."""
         return {}
 
-    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -122,16 +121,16 @@ class Server(ABC):
 
     def start(self) -> Self:
         """Start the server and return when it answers; ``ServerError`` when it does not come up."""
-        if self.running:
+        if self.running():
             raise ServerError(f"{self.name} on port {self.port} runs already")
         for _ in range(PORT_TRIES):
             self._launch()
             try:
-                wait_until(lambda: not self.running or self._answers(), f"{self.name} to answer", READY_TIMEOUT)
+                wait_until(lambda: not self.running() or self._answers(), f"{self.name} to answer", READY_TIMEOUT)
             except TimeoutError as error:
                 self.kill()
                 raise ServerError(f"{error}\n{self.log_tail()}") from error
-            if self.running:
+            if self.running():
                 self._may_move = False
                 return self
             self._ended()
@@ -257,10 +256,15 @@ class RedisServer(Server):
         return command + self.extra
 
     def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))  # -LOADING is not yet
-        return False
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=2, retry=Retry(NoBackoff(), 0)) as client:
+                return bool(client.info("server")["process_id"] == self.pid and client.ping())
+        except redis.RedisError:  # also while it loads its data
+            return False
 
 
 class RedisClusterNode(RedisServer):
@@ -302,7 +306,7 @@ class RedisCluster:
     def start(self) -> Self:
         """Start every node that does not run; return when each calls the cluster's state ok."""
         for node in self.nodes:
-            if not node.running:
+            if not node.running():
                 node.start()
         if not self._formed:
             self._form()
@@ -445,10 +449,10 @@ class PostgresServer(Server):
 
         try:
             with psycopg.connect(self.url, connect_timeout=2) as connection:
-                connection.execute("SELECT 1")
+                row = connection.execute("SHOW data_directory").fetchone()
         except psycopg.OperationalError:
             return False
-        return True
+        return row == (str(self._data),)
 
 
 def _others_may_enter(path: Path) -> bool:

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.db import connections
 
-from tests.servers import GivenServer, PostgresServer, RedisCluster, RedisServer
+from tests.servers import GivenServer, HasUrl, PostgresServer, RedisCluster, RedisServer
 from tests.settings import postgres_alias
 
 # A shared machine has slow moments; what fails must be printed so that it can be replayed.
@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("dref")
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer | GivenServer]:
+def redis_server() -> Iterator[HasUrl]:
     """The Redis server that ``CACHES["redis"]`` points at; ``.url``."""
     if given := os.environ.get("DREF_TEST_REDIS_URL"):
         yield GivenServer(given)
@@ -38,7 +38,7 @@ def redis_server() -> Iterator[RedisServer | GivenServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer | GivenServer]:
+def postgres_server() -> Iterator[HasUrl]:
     """The PostgreSQL server that ``DATABASES["pg"]`` points at; ``.url`` names its database ``postgres``.
 
     Inside database tests Django's own test database is in use: ``connections["pg"].settings_dict`` names it.
@@ -62,7 +62,5 @@ def redis_cluster() -> Iterator[RedisCluster]:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(
-    postgres_server: PostgresServer | GivenServer, django_db_modify_db_settings_parallel_suffix: None
-) -> None:
+def django_db_modify_db_settings(postgres_server: HasUrl, django_db_modify_db_settings_parallel_suffix: None) -> None:
     """pytest-django asks for this before it creates the test databases: the server must run by then."""

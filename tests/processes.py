@@ -99,7 +99,7 @@ class Janitor:
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve())],
+            [sys.executable, "-I", str(Path(__file__).resolve())],
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,  # the terminal's Ctrl-C is for the test run, which then tells us

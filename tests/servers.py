@@ -21,7 +21,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import quote
 
 from tests.processes import Janitor, children, freeze, kill_family, thaw, wait_until
@@ -54,6 +54,13 @@ def free_port() -> int:
 
 class ServerError(Exception):
     """A server did not come up or does not run; the message ends with the end of its log."""
+
+
+class HasUrl(Protocol):
+    """What the session fixtures promise, whoever runs the server."""
+
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass(frozen=True)

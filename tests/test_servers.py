@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from tests.processes import running, wait_until
 from tests.proxy import TcpProxy
-from tests.servers import GivenServer, PostgresServer, RedisCluster, RedisServer, ServerError
+from tests.servers import HasUrl, PostgresServer, RedisCluster, RedisServer, ServerError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -199,13 +199,13 @@ class TestNothingIsLeftBehind:
 
 
 class TestSessionServers:
-    def test_cache_alias_points_at_the_redis_server(self, redis_server: RedisServer | GivenServer) -> None:
+    def test_cache_alias_points_at_the_redis_server(self, redis_server: HasUrl) -> None:
         caches["redis"].set("frame:cache", 1, timeout=10)
         with closing(plain_client(redis_server.url)) as client:
             assert client.exists(":1:frame:cache")
 
     @pytest.mark.django_db(databases=["default", "pg"])
-    def test_pg_alias_points_at_the_test_database(self, postgres_server: PostgresServer | GivenServer) -> None:
+    def test_pg_alias_points_at_the_test_database(self, postgres_server: HasUrl) -> None:
         with connections["pg"].cursor() as cursor:
             cursor.execute("SELECT current_database(), inet_server_port()")
             name, port = cursor.fetchone()

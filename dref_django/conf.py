@@ -77,7 +77,7 @@ def _configured() -> dict[str, Any]:
 
 def _parse(alias: str, value: object) -> Configuration:
     where = f"DREF_BACKENDS[{alias!r}]" if hasattr(settings, "DREF_BACKENDS") else "DREF_BACKEND"
-    entry: Mapping[str, Any] = {"BACKEND": value} if isinstance(value, str) else value  # type: ignore[assignment]
+    entry: Any = {"BACKEND": value} if isinstance(value, str) else value
     if not isinstance(entry, Mapping) or not isinstance(entry.get("BACKEND"), str):
         raise ImproperlyConfigured(
             f"{where} must be one of {', '.join(SHORT_NAMES)}, a dotted path, or a dict with the key 'BACKEND'; "
@@ -88,7 +88,7 @@ def _parse(alias: str, value: object) -> Configuration:
             f"{where} has unknown keys {', '.join(map(repr, unknown))}; known are {', '.join(sorted(_KEYS))}. "
             "Settings of one kind of back end go into 'OPTIONS'."
         )
-    name = entry["BACKEND"]
+    name: str = entry["BACKEND"]
     if "." not in name and name not in SHORT_NAMES:
         raise ImproperlyConfigured(f"{where}: there is no back end {name!r}; there are {', '.join(SHORT_NAMES)}.")
     numbers = {key.lower(): _number(where, entry, key) for key in _NUMBERS if key in entry}
@@ -96,7 +96,8 @@ def _parse(alias: str, value: object) -> Configuration:
         if key in entry and not isinstance(entry[key], kind):
             raise ImproperlyConfigured(f"{where}[{key!r}] must be a {kind.__name__}, it is {entry[key]!r}.")
     texts = {key.lower(): entry[key] for key in ("KEY_PREFIX", "CODEC") if key in entry}
-    params = Params(alias=alias, options=dict(entry.get("OPTIONS", {})), **numbers, **texts)
+    given: dict[str, Any] = {**numbers, **texts}
+    params = Params(alias=alias, options=dict(entry.get("OPTIONS", {})), **given)
     return Configuration(SHORT_NAMES.get(name, name), params)
 
 
@@ -105,4 +106,5 @@ def _number(where: str, entry: Mapping[str, Any], key: str) -> float:
     number = entry[key]
     if isinstance(number, bool) or not isinstance(number, int | float) or number < least:
         raise ImproperlyConfigured(f"{where}[{key!r}] must be a number of {unit}, {least} or more; it is {number!r}.")
-    return number
+    checked: float = number
+    return checked

@@ -12,11 +12,13 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from dref_django.exceptions import DRefError, Unavailable
 from dref_django.protocol import Command, Notice, Reply, Wake, check_batch
+
 from .delivery import Attempt, Delivery, NotSent, ReplyLost, redeliver
 
 if TYPE_CHECKING:
@@ -118,6 +120,13 @@ class Backend(ABC):
     @abstractmethod
     def after_fork(self) -> None:
         """In the child: forgets (never closes) what belongs to the parent."""
+
+    def joined(self) -> AbstractContextManager[None]:
+        """Within it, this thread's commands are part of the surrounding database transaction (`supports_join`)."""
+        raise NotJoinable(
+            f"DREF_BACKENDS[{self.params.alias!r}] keeps its values outside the database; join_transaction() needs the "
+            "postgres back end. Use ref.on_commit() to change a ref when the transaction commits."
+        )
 
     def slot(self, name: str) -> object:
         """Names with equal slots may be changed in one batch."""

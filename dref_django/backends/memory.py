@@ -6,10 +6,12 @@ import asyncio
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Sequence
 
 from dref_django.protocol import Command, Notice, Reply, Wake
 from dref_django.store import Event, Store
+
 from .base import Backend, Params, Sink
 
 
@@ -64,6 +66,8 @@ class MemoryFeed:
         self._names: set[str] = set()
         self._prefixes: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._queue: deque[Event] = deque()
+        self._scheduled = False
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -83,12 +87,19 @@ class MemoryFeed:
         self._prefixes.difference_update(prefixes)
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Called under the store's mutex, in any thread; must not block."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, events)
+        """Called under the store's mutex, in any thread; must not block. One call of the loop takes all."""
+        wanted = [event for event in events if isinstance(event, Wake) or self._watches(event.name)]
+        if not wanted or self._loop is None or self._loop.is_closed():
+            return
+        self._queue.extend(wanted)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._deliver)
 
-    def _deliver(self, events: Sequence[Event]) -> None:
-        notices = [event for event in events if isinstance(event, Notice) and self._watches(event.name)]
+    def _deliver(self) -> None:
+        self._scheduled = False
+        events = [self._queue.popleft() for _ in range(len(self._queue))]
+        notices = [event for event in events if isinstance(event, Notice)]
         if notices:
             self._sink.notice(notices)
         for event in events:
@@ -96,4 +107,4 @@ class MemoryFeed:
                 self._sink.wake(event)
 
     def _watches(self, name: str) -> bool:
-        return name in self._names or any(name.startswith(prefix) for prefix in self._prefixes)
+        return name in self._names or any(name.startswith(prefix) for prefix in tuple(self._prefixes))

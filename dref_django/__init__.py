@@ -1,0 +1,86 @@
+"""Distributed refs, locks, elections and change streams for Django.
+
+The public names are loaded when they are first used: importing the package, or having it in INSTALLED_APPS, costs next
+to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .exceptions import (
+        Conflict,
+        CounterOverflow,
+        DRefError,
+        InvalidName,
+        InvalidValue,
+        LockLost,
+        LockTimeout,
+        NotFound,
+        OutcomeUnknown,
+        Unavailable,
+        ValueTooLarge,
+        WrongKind,
+    )
+    from .refs import Counter, DRef, Flag, watch
+    from .streams import Change, start
+    from .transactions import join_transaction
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "exceptions": (
+        "Conflict",
+        "CounterOverflow",
+        "DRefError",
+        "InvalidName",
+        "InvalidValue",
+        "LockLost",
+        "LockTimeout",
+        "NotFound",
+        "OutcomeUnknown",
+        "Unavailable",
+        "ValueTooLarge",
+        "WrongKind",
+    ),
+    "refs": ("Counter", "DRef", "Flag", "watch"),
+    "streams": ("Change", "start"),
+    "transactions": ("join_transaction",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Change",
+    "Conflict",
+    "Counter",
+    "CounterOverflow",
+    "DRef",
+    "DRefError",
+    "Flag",
+    "InvalidName",
+    "InvalidValue",
+    "LockLost",
+    "LockTimeout",
+    "NotFound",
+    "OutcomeUnknown",
+    "Unavailable",
+    "ValueTooLarge",
+    "WrongKind",
+    "join_transaction",
+    "start",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,662 @@
+"""Distributed refs: named values that every process reads and changes atomically.
+
+A ref is safe to make at import time; it binds to its back end at first use, and again when the settings change or the
+process forks. Every blocking method has an a-twin; both drive the same flow (see `flows.py`), so they share every line
+but the call itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+
+from . import backends, conf, naming
+from .backends.base import Backend
+from .codecs import Schema, get_codec, type_of_default
+from .deltas import make_splice
+from .exceptions import Conflict, CounterOverflow, InvalidValue, NotFound, WrongKind
+from .flows import Await, Call, Flow, adrive, drive
+from .hub import Cell, FeedStatus, Hub, Near
+from .leasing import give, new_owner, take
+from .protocol import (
+    ABSENT,
+    INT_MAX,
+    INT_MIN,
+    KEEP,
+    OP_ID_SIZE,
+    Add,
+    Data,
+    Delete,
+    Expire,
+    Read,
+    Reply,
+    Status,
+    Ttl,
+    Write,
+    check_name,
+)
+from .streams import DEFAULT_BUFFER, Change, Stream, Subscription, get_hub, start_registered
+
+T = TypeVar("T")
+R = TypeVar("R")
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+
+QUEUE_AFTER: Final = 3
+"""Conflicts after which `update` queues behind the ref's lock, so that any number of writers all finish."""
+QUEUE_TTL: Final = 5_000_000
+"""Microseconds of that lock's lease: it orders writers, the expected version is what keeps them correct."""
+EDIT_TTL: Final = 60_000_000
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "<no default>"
+
+
+_UNSET: Final = _Unset()
+
+
+class _Bound:
+    """What a ref knows while the back ends of one `backends.generation` are in use."""
+
+    __slots__ = ("backend", "cell", "generation", "hub", "near", "schema", "value")
+
+    def __init__(self, generation: int, backend: Backend, hub: Hub, schema: Schema) -> None:
+        self.generation = generation
+        self.backend = backend
+        self.hub = hub
+        self.schema = schema
+        self.cell: Cell | None = None
+        self.near: Near | None = None  # what `value` was decoded from
+        self.value: Any = None
+
+
+class Draft(Generic[T]):
+    """What `edit()` hands to its body: assign to `value`, or change it in place."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+
+class DRef(Generic[T]):
+    """A named value of any type, shared by every process of every host.
+
+    - `name`: 1 to 200 characters; left out on a class attribute it is derived: `shop.site.visitors`.
+    - `default`: what an absent ref reads as (or a callable that makes it); it is not written. Without one, reading an
+      absent ref raises `NotFound`. The default's class is the ref's type unless `type` says otherwise.
+    - `type`: a dataclass, `list[int]`, `Settings | None` ...: values are decoded into it, others are refused with
+      `InvalidValue`. None: anything that the codec can store.
+    - `using`: the alias in `DREF_BACKENDS`. `codec`: instead of the back end's.
+    - `group`: refs of one group lie in one slot of a Redis Cluster, so that they can be changed in one atomic step;
+      the group is part of the ref's identity.
+
+    Reads are linearizable (see the guarantee table in the README for what each back end means by that). Every method
+    raises `Unavailable` when the back end cannot be reached within its TIMEOUT (nothing was changed), and the changing
+    ones `OutcomeUnknown` when it cannot be proven whether the change was applied.
+    """
+
+    _native_type: Any = None
+
+    def __init__(
+        self,
+        name: str | None = None,
+        default: T | Callable[[], T] | _Unset = _UNSET,
+        *,
+        type: Any = None,  # noqa: A002 -- the name in the public API
+        using: str = conf.DEFAULT_ALIAS,
+        codec: str | None = None,
+        group: str | None = None,
+    ) -> None:
+        self._given_name = None if name is None else naming.grouped(check_name(name), group)
+        self._group = group
+        self._default = default
+        self._using = using
+        self._type = type
+        self._codec = codec
+        self._bound: _Bound | None = None
+        self._attribute: tuple[type[Any], str] | None = None
+        if self._given_name is not None:
+            _known[using, self._given_name] = self
+
+    # --- identity -----------------------------------------------------------------------------------------------
+
+    def __set_name__(self, owner: type[Any], attribute: str) -> None:
+        if self._given_name is None:
+            self._attribute = (owner, attribute)
+
+    @property
+    def name(self) -> str:
+        """The name in the back end. Raises `InvalidName` for a ref that has none and is no class attribute."""
+        if self._given_name is None:
+            self._given_name = naming.grouped(naming.from_attribute(self, self._attribute), self._group)
+            _known[self._using, self._given_name] = self
+        return self._given_name
+
+    @property
+    def using(self) -> str:
+        return self._using
+
+    def __repr__(self) -> str:
+        """No I/O: a repr that shows up in a log must not talk to a server."""
+        shown = self._given_name or (self._attribute and f"{self._attribute[0].__qualname__}.{self._attribute[1]}")
+        using = "" if self._using == conf.DEFAULT_ALIAS else f", using={self._using!r}"
+        return f"{type(self).__name__}({shown!r}{using})"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is a ref, not a value, and would always be true: use .value or .get()")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, DRef):
+            return self is other or (self.name, self._using) == (other.name, other._using)
+        self._no_comparison(other)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def _no_comparison(self, other: object) -> NoReturn:
+        raise TypeError(f"{self!r} is a ref, not a value, and cannot be compared with {other!r}: use .value or .get()")
+
+    __lt__ = __le__ = __gt__ = __ge__ = _no_comparison
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, *, max_staleness: float | None = None) -> T:
+        """The current value; the default when there is none.
+
+        With `max_staleness` (seconds), this process's own copy if a read confirmed it no longer ago than that: at most
+        one round trip per name, process and `max_staleness`, and still pushed changes at once.
+        """
+        return self._run(self._get(max_staleness))
+
+    async def aget(self, *, max_staleness: float | None = None) -> T:
+        return await self._arun(self._get(max_staleness))
+
+    @property
+    def value(self) -> T:
+        """`get()` as a property."""
+        return self.get()
+
+    def peek(self) -> T:
+        """The value as this process last heard of it, without a round trip; the first call watches the name.
+
+        Never older than what this process itself read or wrote, otherwise behind by the delivery of a change
+        (`status` says STALE while the connection is down). Mutable values are decoded anew: each caller has its own.
+        """
+        bound = self._bound
+        if bound is not None and bound.generation == backends.generation:
+            cell = bound.cell
+            if cell is not None:
+                near = cell.near
+                if near is not None and near is bound.near and near.expires is None:
+                    return cast("T", bound.value)
+        return self._run(self._peek())
+
+    async def apeek(self) -> T:
+        return await self._arun(self._peek())
+
+    def version(self) -> int:
+        """The version of the current value: rising with each change, across deletion too. 0: never set."""
+        return self._run(self._version())
+
+    async def aversion(self) -> int:
+        return await self._arun(self._version())
+
+    @property
+    def status(self) -> FeedStatus:
+        """READY when this process's copies are up to date as far as it knows, STALE while its listener is away."""
+        return self._bind().hub.status
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def set(self, value: T, *, ttl: float | None = None) -> None:
+        """Sets the value whatever it was. `ttl`: seconds until it is deleted by itself; None: never."""
+        self._run(self._set(value, ttl))
+
+    async def aset(self, value: T, *, ttl: float | None = None) -> None:
+        await self._arun(self._set(value, ttl))
+
+    def set_if_absent(self, value: T, *, ttl: float | None = None) -> bool:
+        """Sets the value only when there is none; returns whether it did."""
+        return self._run(self._set_if_absent(value, ttl))
+
+    async def aset_if_absent(self, value: T, *, ttl: float | None = None) -> bool:
+        return await self._arun(self._set_if_absent(value, ttl))
+
+    def compare_and_set(self, old: T, new: T) -> bool:
+        """Sets `new` only when the value equals `old` (an absent one equals the default); returns whether it did."""
+        return self._run(self._compare_and_set(old, new))
+
+    async def acompare_and_set(self, old: T, new: T) -> bool:
+        return await self._arun(self._compare_and_set(old, new))
+
+    def get_and_set(self, value: T) -> T:
+        """Sets the value and returns the one before, in one atomic step. Keeps the time to live."""
+        return self._run(self._modify(lambda old: (old, value)))
+
+    async def aget_and_set(self, value: T) -> T:
+        return await self._arun(self._modify(lambda old: (old, value)))
+
+    def update(self, function: Callable[[T], T]) -> T:
+        """Replaces the value by `function(value)` and returns it. No update is ever lost.
+
+        Optimistic: `function` may run again when another writer was first, so it should only compute. Keeps the time
+        to live. What `function` raises is raised here and nothing is changed.
+        """
+        return self._run(self._modify(lambda old: (new := function(old), new)))
+
+    async def aupdate(self, function: Callable[[T], T] | Callable[[T], Coroutine[Any, Any, T]]) -> T:
+        """`update`; `function` may be a coroutine function."""
+        return await self._arun(self._modify(_twice(function)))
+
+    update_and_get = update
+    aupdate_and_get = aupdate
+
+    def get_and_update(self, function: Callable[[T], T]) -> T:
+        """`update`, returning the value before."""
+        return self._run(self._modify(lambda old: (old, function(_copy(self, old)))))
+
+    async def aget_and_update(self, function: Callable[[T], T]) -> T:
+        return await self._arun(self._modify(lambda old: (old, function(_copy(self, old)))))
+
+    def modify(self, function: Callable[[T], tuple[R, T]]) -> R:
+        """`update` with a function that returns (result, new value); returns the result."""
+        return self._run(self._modify(function))
+
+    async def amodify(self, function: Callable[[T], tuple[R, T]]) -> R:
+        return await self._arun(self._modify(function))
+
+    def delete(self) -> bool:
+        """Removes the value; returns whether there was one."""
+        return self._run(self._delete())
+
+    async def adelete(self) -> bool:
+        return await self._arun(self._delete())
+
+    def expire(self, ttl: float | None) -> bool:
+        """Sets the seconds to live of the existing value (None: for ever); returns whether there was one."""
+        return self._run(self._expire(ttl))
+
+    async def aexpire(self, ttl: float | None) -> bool:
+        return await self._arun(self._expire(ttl))
+
+    @contextmanager
+    def edit(self, *, timeout: float | None = None) -> Iterator[Draft[T]]:
+        """`with ref.edit() as draft: draft.value = ...`: the body runs once, under the ref's own lock.
+
+        Other `edit` blocks and queued updates wait (`timeout` seconds, default LOCK_TIMEOUT, then `LockTimeout`). The
+        end of the body writes the value unless it was left equal; a plain `set` by somebody else meanwhile raises
+        `Conflict` and keeps theirs. When the body raises, nothing is written. Keeps the time to live.
+        """
+        owner, (draft, read) = self._run(self._open_edit(timeout))
+        try:
+            yield draft
+            self._run(self._close_edit(draft, read))
+        finally:
+            self._run(give(naming.ref_lease(self.name), owner))
+
+    @asynccontextmanager
+    async def aedit(self, *, timeout: float | None = None) -> AsyncIterator[Draft[T]]:
+        owner, (draft, read) = await self._arun(self._open_edit(timeout))
+        try:
+            yield draft
+            await self._arun(self._close_edit(draft, read))
+        finally:
+            await self._arun(give(naming.ref_lease(self.name), owner))
+
+    # --- watching -----------------------------------------------------------------------------------------------
+
+    def changes(self, *, every: bool = False, buffer: int = DEFAULT_BUFFER, timeout: float | None = None) -> Stream[T]:
+        """The value now and each change to come; see `Stream`.
+
+        By default a slow reader finds only the newest value. `every=True` delivers each change, up to `buffer` waiting
+        ones; what is dropped then shows as `change.gap`.
+        """
+        return Stream(self._using, self._decode, name=self.name, every=every, buffer=buffer, timeout=timeout)
+
+    def on_change(
+        self, callback: Callable[[Change[T]], Any], *, every: bool = False, buffer: int = DEFAULT_BUFFER
+    ) -> Subscription[T]:
+        """Calls `callback(change)` after each change, on the process's callback thread; also a decorator.
+
+        Returns a subscription with `close()`. A callback that raises is logged. A slow one sees the newest value only
+        (unless `every`); all callbacks of the process share the thread.
+        """
+        return Subscription(self._using, self._decode, callback, name=self.name, every=every, buffer=buffer)
+
+    # --- flows --------------------------------------------------------------------------------------------------
+
+    def _get(self, max_staleness: float | None) -> Flow[T]:
+        if max_staleness is not None:
+            near = yield from self._near()
+            if near.is_fresh(max_staleness):
+                return self._decode_near(near)
+        reply: Reply = yield Read(self.name)
+        self._note(reply.version, reply.data, reply.left)
+        return self._decode_or_fail(reply.data)
+
+    def _peek(self) -> Flow[T]:
+        return self._decode_near((yield from self._near()))
+
+    def _near(self) -> Flow[Near]:
+        bound = self._bind()
+        cell = bound.cell
+        if cell is None or cell.near is None:
+            yield Await(bound.hub.keep_near(self.name), f"the first look at {self.name!r}")
+            cell = bound.cell = bound.hub.cells.get(self.name)
+        near = None if cell is None else cell.near
+        if near is None:  # evicted from the near-cache at once: read it
+            reply: Reply = yield Read(self.name)
+            near = Near.of(reply.version, reply.data, reply.left)
+        return near
+
+    def _decode_near(self, near: Near) -> T:
+        bound = self._bind()
+        if near is bound.near and not near.has_expired():
+            return cast("T", bound.value)
+        value = self._decode_or_fail(None if near.has_expired() else near.data)
+        if near.expires is None and bound.schema.shares(value) and not callable(self._default):
+            bound.value, bound.near = value, near
+        return value
+
+    def _version(self) -> Flow[int]:
+        reply: Reply = yield Read(self.name)
+        return reply.version
+
+    def _set(self, value: T, ttl: float | None) -> Flow[None]:
+        yield from self._write(self._encode(value), expect=None, ttl=_microseconds(self, ttl))
+
+    def _set_if_absent(self, value: T, ttl: float | None) -> Flow[bool]:
+        reply = yield from self._write(self._encode(value), expect=ABSENT, ttl=_microseconds(self, ttl))
+        return reply.status is Status.APPLIED
+
+    def _write(self, data: Data, *, expect: int | None, ttl: Ttl, old: Reply | None = None) -> Flow[Reply]:
+        """Sends a splice instead of the value where that is smaller; the caller looks at the status."""
+        splice = None
+        if expect and old is not None and isinstance(old.data, bytes) and isinstance(data, bytes):
+            splice = make_splice(old.data, data)
+        reply: Reply = yield Write(self.name, data if splice is None else splice, expect, ttl, _op_id())
+        if reply.status is Status.APPLIED:
+            self._note(reply.version, data, reply.left)
+        return reply
+
+    def _compare_and_set(self, old: T, new: T) -> Flow[bool]:
+        data = self._encode(new)
+        reply: Reply = yield Read(self.name)
+        while True:
+            if self._decode_or_fail(reply.data) != old:
+                return False
+            wrote = yield from self._write(data, expect=_expected(reply), ttl=KEEP, old=reply)
+            if wrote.status is Status.APPLIED:
+                return True
+            reply = wrote
+
+    def _modify(self, function: Callable[[T], tuple[R, T]]) -> Flow[R]:
+        """Compare-and-set until it succeeds; after a few conflicts in the queue of the ref's lock."""
+        reply: Reply = yield Read(self.name)
+        conflicts, owner = 0, None
+        try:
+            while True:
+                result, new = yield Call(function, (self._decode_or_fail(reply.data),))
+                data = self._encode_new(new, reply)
+                wrote = yield from self._write(data, expect=_expected(reply), ttl=KEEP, old=reply)
+                if wrote.status is Status.APPLIED:
+                    return cast("R", result)
+                conflicts, reply = conflicts + 1, wrote
+                if conflicts == QUEUE_AFTER:
+                    hub = self._bind().hub
+                    owner = new_owner(hub.backend)
+                    yield from take(hub, naming.ref_lease(self.name), owner, ttl=QUEUE_TTL, timeout=None)
+                    reply = yield Read(self.name)
+        finally:
+            if owner is not None:
+                yield from give(naming.ref_lease(self.name), owner)
+
+    def _delete(self) -> Flow[bool]:
+        reply: Reply = yield Delete(self.name, op=_op_id())
+        self._note(reply.version, None, None)
+        return reply.existed
+
+    def _expire(self, ttl: float | None) -> Flow[bool]:
+        reply: Reply = yield Expire(self.name, _microseconds(self, ttl), op=_op_id())
+        return reply.status is Status.APPLIED
+
+    def _open_edit(self, timeout: float | None) -> Flow[tuple[str, tuple[Draft[T], Reply]]]:
+        bound = self._bind()
+        owner = new_owner(bound.backend)
+        limit = bound.backend.params.lock_timeout if timeout is None else timeout
+        lease = naming.ref_lease(self.name)
+        yield from take(bound.hub, lease, owner, ttl=EDIT_TTL, timeout=limit)
+        try:
+            reply: Reply = yield Read(self.name)
+            return owner, (Draft(self._decode_or_fail(reply.data)), reply)
+        except BaseException:
+            yield from give(lease, owner)
+            raise
+
+    def _close_edit(self, draft: Draft[T], read: Reply) -> Flow[None]:
+        data = self._encode_new(draft.value, read)
+        if data == read.data:
+            return
+        wrote = yield from self._write(data, expect=_expected(read), ttl=KEEP, old=read)
+        if wrote.status is not Status.APPLIED:
+            raise Conflict(
+                f"{self.name!r} was changed by another writer while it was edited (version {wrote.version} instead of "
+                f"{read.version}); nothing was written. Edit again, or use update(), which retries."
+            )
+
+    # --- values and binding -------------------------------------------------------------------------------------
+
+    def _encode(self, value: T) -> Data:
+        return self._bind().schema.encode(value)
+
+    def _encode_new(self, new: object, old: Reply) -> Data:
+        if new is None and self._type is None and self._default is not _UNSET and self._default is not None:
+            raise InvalidValue(
+                f"{self.name!r}: the new value is None. A function given to update() must return the new value, "
+                "also when it changes its argument in place; declare type=Optional[...] if None is meant."
+            )
+        return self._bind().schema.encode(new, base=old.data)
+
+    def _decode(self, name: str, data: Data | None) -> T:
+        """For watchers: an absent value is the default, or None."""
+        if data is None and self._default is _UNSET:
+            return cast("T", None)
+        return self._decode_or_fail(data)
+
+    def _decode_or_fail(self, data: Data | None) -> T:
+        if data is not None:
+            value: T = self._bind().schema.decode(data)
+            return value
+        default = self._default
+        if default is _UNSET:
+            raise NotFound(f"{self.name!r} has no value and no default")
+        if callable(default):
+            made: T = default()
+            return made
+        return _copy(self, cast("T", default))
+
+    def _note(self, version: int, data: Data | None, left: int | None) -> None:
+        self._bind().hub.note(self.name, version, data, left)
+
+    def _bind(self) -> _Bound:
+        bound = self._bound
+        if bound is None or bound.generation != backends.generation:
+            generation = backends.generation
+            backend = backends.get_backend(self._using)
+            schema = Schema(
+                self.name,
+                self._value_type(),
+                get_codec(self._codec or backend.params.codec),
+                backend.params.max_value_size,
+            )
+            bound = self._bound = _Bound(generation, backend, get_hub(backend), schema)
+            start_registered()
+        return bound
+
+    def _value_type(self) -> object | None:
+        if self._type is not None or self._default is _UNSET:
+            return cast("object | None", self._type)
+        default = self._default
+        return type_of_default(default() if callable(default) else default)
+
+    def _run(self, flow: Flow[R]) -> R:
+        return drive(self._bind().backend, flow)
+
+    async def _arun(self, flow: Flow[R]) -> R:
+        return await adrive(self._bind().backend, flow)
+
+
+class Counter(DRef[int]):
+    """A signed 64-bit integer. `increment` is one native atomic operation on every back end and never loses one."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        default: int = 0,
+        *,
+        using: str = conf.DEFAULT_ALIAS,
+        group: str | None = None,
+    ) -> None:
+        super().__init__(name, default, type=int, using=using, group=group)
+        self._initial = default
+
+    def increment(self, amount: int = 1) -> int:
+        """Adds `amount` and returns the new value; an absent counter starts from its default. Keeps the time to live.
+
+        Raises `CounterOverflow` beyond 64 bits (the counter keeps its value), `WrongKind` when the stored value is no
+        integer.
+        """
+        return self._run(self._add(amount))
+
+    async def aincrement(self, amount: int = 1) -> int:
+        return await self._arun(self._add(amount))
+
+    def decrement(self, amount: int = 1) -> int:
+        """`increment(-amount)`."""
+        return self._run(self._add(-_integer(self, amount)))
+
+    async def adecrement(self, amount: int = 1) -> int:
+        return await self._arun(self._add(-_integer(self, amount)))
+
+    def __int__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is a ref, not a number: use .value or .get()")
+
+    __index__ = __float__ = __int__
+
+    def _add(self, amount: int) -> Flow[int]:
+        reply: Reply = yield Add(self.name, _integer(self, amount), self._initial, _op_id())
+        if reply.status is Status.APPLIED and isinstance(reply.data, int):
+            self._note(reply.version, reply.data, reply.left)
+            return reply.data
+        if reply.status is Status.OVERFLOW:
+            raise CounterOverflow(
+                f"{self.name!r}: {reply.data!r} + {amount} does not fit in a signed 64-bit integer; it was not changed"
+            )
+        raise WrongKind(f"{self.name!r} holds something else than an integer; it was not changed. Is the name in use?")
+
+
+class Flag(DRef[bool]):
+    """A shared boolean."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        default: bool = False,
+        *,
+        using: str = conf.DEFAULT_ALIAS,
+        group: str | None = None,
+    ) -> None:
+        super().__init__(name, default, type=bool, using=using, group=group)
+
+    def toggle(self) -> bool:
+        """Turns the flag over, atomically, and returns its new value."""
+        return self.update(lambda on: not on)
+
+    async def atoggle(self) -> bool:
+        return await self.aupdate(lambda on: not on)
+
+
+_known: weakref.WeakValueDictionary[tuple[str, str], DRef[Any]] = weakref.WeakValueDictionary()
+
+
+def known_ref(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any] | None:
+    """The ref that this process declared under that name, if any."""
+    return _known.get((using, name))
+
+
+def ref_for(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any]:
+    """The declared ref of that name, or an untyped one without default."""
+    return known_ref(name, using) or DRef(name, None, using=using)
+
+
+def watch(
+    pattern: str,
+    *,
+    using: str = conf.DEFAULT_ALIAS,
+    every: bool = False,
+    buffer: int = DEFAULT_BUFFER,
+    timeout: float | None = None,
+) -> Stream[Any]:
+    """The changes of all refs whose names match: `"shop.*"` is a prefix, `"*"` everything, else one exact name.
+
+    It starts with the snapshot of every existing one, in any order. The process keeps a copy of all that match, and
+    compares the stored versions at each heartbeat (15 s), so watch what is needed. Values are decoded by the ref that
+    this process declared under the name, else by the back end's codec.
+    """
+
+    def decode(name: str, data: Data | None) -> Any:
+        return ref_for(name, using)._decode(name, data)
+
+    name, prefix = naming.parsed_pattern(pattern)
+    return Stream(using, decode, name=name, prefix=prefix, every=every, buffer=buffer, timeout=timeout)
+
+
+def _expected(reply: Reply) -> int:
+    return ABSENT if reply.data is None else reply.version
+
+
+def _op_id() -> bytes:
+    return os.urandom(OP_ID_SIZE)
+
+
+def _copy(ref: DRef[T], value: T) -> T:
+    """Another object than `value` where a caller could change it in place."""
+    schema = ref._bind().schema
+    return value if schema.shares(value) else cast("T", schema.decode(schema.encode(value)))
+
+
+def _twice(function: Callable[[T], Any]) -> Callable[[T], tuple[T, T]]:
+    """`function` as one that returns (result, new value); awaitable when what it returns is."""
+
+    def paired(old: T) -> Any:
+        new = function(old)
+        return _awaited_twice(new) if inspect.isawaitable(new) else (new, new)
+
+    return paired
+
+
+async def _awaited_twice(awaitable: Awaitable[T]) -> tuple[T, T]:
+    new = await awaitable
+    return new, new
+
+
+def _integer(ref: DRef[Any], amount: Any) -> int:
+    if isinstance(amount, bool) or not isinstance(amount, int):
+        raise InvalidValue(f"{ref.name!r} is changed by integers, not by {amount!r}")
+    if not INT_MIN <= amount <= INT_MAX:
+        raise CounterOverflow(f"{ref.name!r}: {amount} does not fit in a signed 64-bit integer; it was not changed")
+    return amount
+
+
+def _microseconds(ref: DRef[Any], ttl: Any) -> int | None:
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < 2**31:
+        raise InvalidValue(f"{ref.name!r}: ttl is a positive number of seconds, not {ttl!r}")
+    return max(int(ttl * 1_000_000), 1)

@@ -61,11 +61,11 @@ def get_codec(spec: str | Codec | type) -> Codec:
 
 def _imported(path: str) -> object:
     module, _, attribute = path.rpartition(".")
-    if not module or not attribute:
+    if not module.strip(".") or not attribute:
         names = ", ".join(repr(name) for name in _SHORT_NAMES)
         raise InvalidCodec(f"unknown codec {path!r}: use {names} or a dotted path to a class or an instance")
     try:
         found: object = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InvalidCodec(f"the codec {path!r} cannot be imported: {error}") from error
     return found

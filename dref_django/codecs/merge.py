@@ -145,17 +145,22 @@ class _Mapping:
         self.item = item
 
     def known(self, wire: Any) -> Any:
-        if type(wire) is list:
+        if _are_pairs(wire):
             return [[key, self.item.known(value)] for key, value in wire]
         return {key: self.item.known(value) for key, value in wire.items()} if type(wire) is dict else wire
 
     def merge(self, new: Any, base: Any) -> Any:
         if type(new) is dict and type(base) is dict:
             return {key: self.item.merge(value, base[key]) if key in base else value for key, value in new.items()}
-        if type(new) is list and type(base) is list:  # [key, value] pairs: keys that no map can have
-            old = {repr(pair[0]): pair[1] for pair in base if type(pair) is list and len(pair) == 2}
+        if _are_pairs(new) and _are_pairs(base):
+            old = {repr(key): value for key, value in base}
             return [[key, self.item.merge(value, old.get(repr(key)))] for key, value in new]
         return new
+
+
+def _are_pairs(wire: Any) -> bool:
+    """Whether it is a mapping stored as [key, value] pairs, since no map of the codec can have such keys."""
+    return type(wire) is list and all(type(pair) is list and len(pair) == 2 for pair in wire)
 
 
 class _Positions:

@@ -15,7 +15,7 @@ import msgpack
 
 from .exact import Gate
 from .refusal import Refused
-from .scalars import TEXT, offset_objection
+from .scalars import TEXT, zone_objection
 
 BIG_INT: Final = 1
 DECIMAL: Final = 2
@@ -35,7 +35,7 @@ _TEXTS: Final[dict[type, int]] = {
     time: TIME,
     timedelta: TIMEDELTA,
 }  # fmt: skip
-_TIMESTAMPS_AS_DATETIME: Final = 3
+_READING: Final[dict[str, Any]] = {"strict_map_key": False, "timestamp": 3}  # msgpack's own timestamps: as datetime
 
 
 class _Packer(Protocol):
@@ -44,7 +44,7 @@ class _Packer(Protocol):
 
 class MsgpackCodec:
     """Every value comes back with the same type: dict (any key, in its order), list, tuple, set, frozenset, str, bytes,
-    int of any size, float, bool, None, Decimal, datetime, date, time, timedelta, UUID, nested up to 200 levels.
+    int of any size, float, bool, None, Decimal, datetime, date, time, timedelta, UUID, nested up to 100 levels.
 
     `encode` raises `InvalidValue` with the path of anything else, subclasses of these included; `decode` raises it for
     bytes that are not msgpack or hold an unknown ext type. Equal values built alike encode alike: sets are sorted by
@@ -81,7 +81,7 @@ def _pack(value: object) -> bytes:
 
 
 def _unpack(data: bytes) -> object:
-    value: object = msgpack.unpackb(data, ext_hook=_from_ext, strict_map_key=False, timestamp=_TIMESTAMPS_AS_DATETIME)
+    value: object = msgpack.unpackb(data, ext_hook=_from_ext, **_READING)
     return value
 
 
@@ -90,7 +90,7 @@ def _to_ext(value: Any) -> msgpack.ExtType:
     if kind is tuple:
         return msgpack.ExtType(TUPLE, _pack(list(value)))
     if kind in _TEXTS:
-        if (objection := offset_objection(value)) is not None:
+        if (objection := zone_objection(value)) is not None:
             raise ValueError(objection)
         return msgpack.ExtType(_TEXTS[kind], TEXT[kind][0](value).encode("ascii"))
     if kind is UUID:
@@ -115,8 +115,11 @@ def _from_ext(code: int, payload: bytes) -> object:
 
 
 def _array(payload: bytes) -> list[Any]:
-    items = _unpack(payload)
-    if type(items) is not list:
+    # Not unpackb: it keeps 40 KB on the C stack, so that nested tuples would overflow it. An Unpacker is on the heap.
+    unpacker = msgpack.Unpacker(ext_hook=_from_ext, max_buffer_size=0, **_READING)
+    unpacker.feed(payload)
+    items = unpacker.unpack()
+    if type(items) is not list or unpacker.tell() != len(payload):
         raise ValueError("the payload of a tuple or set is no msgpack array")
     return items
 
@@ -142,7 +145,7 @@ def _objection(value: object) -> str | None:
             value.encode()
         except UnicodeEncodeError:
             return "cannot store text with lone surrogates"
-    return offset_objection(value)
+    return zone_objection(value)
 
 
 _GATE: Final = Gate(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dref_django.exceptions import InvalidValue
 
-MAX_DEPTH = 200
-"""How deep containers may be nested. A value that contains itself is refused by this bound as well."""
+MAX_DEPTH = 100
+"""How deep containers may be nested. A value that contains itself is refused by this bound as well.
+
+Reading a tuple or set inside another takes three Python frames: this depth is readable well below the recursion limit,
+so that what one caller could store, a caller deeper in its own stack can read."""
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels (or it contains itself)"
 
 _SHOWN = (str, int, float, bool, type(None), bytes)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -93,12 +93,15 @@ def bytes_from_text(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
-def offset_objection(value: object) -> str | None:
-    """Why a datetime or time would come back naive: it has a time zone that cannot be written down."""
-    if not isinstance(value, datetime | time) or value.tzinfo is None:
+def zone_objection(value: object) -> str | None:
+    """Why the time zone of a datetime or time would not come back, None when it would."""
+    if not isinstance(value, datetime | time) or value.tzinfo is None or value.tzinfo is UTC:
         return None
-    if value.utcoffset() is None and _key(value) is None:
+    offset = value.utcoffset()
+    if offset is None and _key(value) is None:
         return f"cannot store a time zone without offset or key: {type(value.tzinfo).__qualname__}"
+    if offset is not None and offset.microseconds:
+        return f"cannot store a UTC offset with a fraction of a second: {offset}"
     return None
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from . import containers, records
 from .plan import ANY, Convert, Plan, Unsupported, mismatch
 from .refusal import Refused, short
-from .scalars import TEXT
+from .scalars import TEXT, zone_objection
 
 _ANNOTATION_WRAPPERS: Final = frozenset({"Annotated", "Required", "NotRequired", "ReadOnly", "Final"})
 
@@ -208,6 +208,8 @@ def _text(kind: type) -> Plan:
     def lower(value: Any) -> str:
         if type(value) is not kind:
             raise mismatch(title, value)
+        if (objection := zone_objection(value)) is not None:
+            raise Refused(objection)
         return to_text(value)
 
     def lift(wire: Any) -> Any:

@@ -52,7 +52,7 @@ class MsgpackCodec:
     """
 
     name = "msgpack"
-    natives: Final[frozenset[type]] = frozenset({bytes, datetime, date, time, timedelta, Decimal, UUID})
+    natives: Final[frozenset[type]] = frozenset(TEXT)
     any_keys: Final = True
 
     def encode(self, value: object) -> bytes:

@@ -6,6 +6,7 @@ import pickle
 from typing import Final
 
 from .refusal import Refused, a_kind
+from .scalars import TEXT
 
 PROTOCOL: Final = 5
 """Fixed, so that processes on different Python versions write the same bytes."""
@@ -19,6 +20,8 @@ class PickleCodec:
     """
 
     name = "pickle"
+    natives: Final[frozenset[type]] = frozenset(TEXT)
+    any_keys: Final = True
 
     def encode(self, value: object) -> bytes:
         try:

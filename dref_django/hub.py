@@ -18,7 +18,7 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
@@ -138,6 +138,8 @@ class Hub:
         self.cells: dict[str, Cell] = {}
         self.status = FeedStatus.STALE
         self.epoch = ""
+        self.on_other_wake: Callable[[str, str], None] | None = None
+        """Hears of wakes (lease, owner) for which nobody waits here: a holder whose lease was broken."""
         self._prefixes: dict[str, list[Reader]] = {}
         self._cells_of: dict[int, list[Cell]] = {}  # by id of the reader
         self._doubts: dict[str, Doubt] = {}
@@ -358,6 +360,8 @@ class Hub:
     def wake(self, wake: Wake) -> None:
         if (waker := self._wakers.get(wake.owner)) is not None:
             waker.set()
+        elif self.on_other_wake is not None:
+            self.on_other_wake(wake.name, wake.owner)
 
     def notice(self, notices: Sequence[Notice]) -> None:
         for notice in notices:

@@ -21,7 +21,7 @@ from .deltas import make_splice
 from .exceptions import Conflict, CounterOverflow, InvalidValue, NotFound, WrongKind
 from .flows import Await, Call, Flow, adrive, drive
 from .hub import Cell, FeedStatus, Hub, Near
-from .leasing import give, new_owner, take
+from .leasing import Grant, Held, give, hold, take
 from .protocol import (
     ABSENT,
     INT_MAX,
@@ -47,9 +47,9 @@ Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 QUEUE_AFTER: Final = 3
 """Conflicts after which `update` queues behind the ref's lock, so that any number of writers all finish."""
-QUEUE_TTL: Final = 5_000_000
-"""Microseconds of that lock's lease: it orders writers, the expected version is what keeps them correct."""
-EDIT_TTL: Final = 60_000_000
+QUEUE_TTL: Final = 5.0
+"""Seconds of that lock's lease: it orders writers, the expected version is what keeps them correct."""
+EDIT_TTL: Final = 15.0
 
 
 class _Unset:
@@ -293,21 +293,21 @@ class DRef(Generic[T]):
         end of the body writes the value unless it was left equal; a plain `set` by somebody else meanwhile raises
         `Conflict` and keeps theirs. When the body raises, nothing is written. Keeps the time to live.
         """
-        owner, (draft, read) = self._run(self._open_edit(timeout))
+        held, draft, read = self._run(self._open_edit(timeout))
         try:
             yield draft
             self._run(self._close_edit(draft, read))
         finally:
-            self._run(give(naming.ref_lease(self.name), owner))
+            self._run(held.give_back())
 
     @asynccontextmanager
     async def aedit(self, *, timeout: float | None = None) -> AsyncIterator[Draft[T]]:
-        owner, (draft, read) = await self._arun(self._open_edit(timeout))
+        held, draft, read = await self._arun(self._open_edit(timeout))
         try:
             yield draft
             await self._arun(self._close_edit(draft, read))
         finally:
-            await self._arun(give(naming.ref_lease(self.name), owner))
+            await self._arun(held.give_back())
 
     # --- watching -----------------------------------------------------------------------------------------------
 
@@ -399,7 +399,7 @@ class DRef(Generic[T]):
     def _modify(self, function: Callable[[T], tuple[R, T]]) -> Flow[R]:
         """Compare-and-set until it succeeds; after a few conflicts in the queue of the ref's lock."""
         reply: Reply = yield Read(self.name)
-        conflicts, owner = 0, None
+        conflicts, grant = 0, cast("Grant | None", None)
         try:
             while True:
                 result, new = yield Call(function, (self._decode_or_fail(reply.data),))
@@ -409,13 +409,12 @@ class DRef(Generic[T]):
                     return cast("R", result)
                 conflicts, reply = conflicts + 1, wrote
                 if conflicts == QUEUE_AFTER:
-                    hub = self._bind().hub
-                    owner = new_owner(hub.backend)
-                    yield from take(hub, naming.ref_lease(self.name), owner, ttl=QUEUE_TTL, timeout=None)
+                    lease = naming.ref_lease(self.name)
+                    grant = yield from take(self._bind().backend, lease, ttl=QUEUE_TTL, timeout=None)
                     reply = yield Read(self.name)
         finally:
-            if owner is not None:
-                yield from give(naming.ref_lease(self.name), owner)
+            if grant is not None:
+                yield from give(grant.lease, grant.owner)
 
     def _delete(self) -> Flow[bool]:
         reply: Reply = yield Delete(self.name, op=_op_id())
@@ -426,17 +425,16 @@ class DRef(Generic[T]):
         reply: Reply = yield Expire(self.name, _microseconds(self, ttl), op=_op_id())
         return reply.status is Status.APPLIED
 
-    def _open_edit(self, timeout: float | None) -> Flow[tuple[str, tuple[Draft[T], Reply]]]:
-        bound = self._bind()
-        owner = new_owner(bound.backend)
-        limit = bound.backend.params.lock_timeout if timeout is None else timeout
-        lease = naming.ref_lease(self.name)
-        yield from take(bound.hub, lease, owner, ttl=EDIT_TTL, timeout=limit)
+    def _open_edit(self, timeout: float | None) -> Flow[tuple[Held, Draft[T], Reply]]:
+        backend = self._bind().backend
+        limit = backend.params.lock_timeout if timeout is None else timeout
+        grant = yield from take(backend, naming.ref_lease(self.name), ttl=EDIT_TTL, timeout=limit)
+        held = hold(backend, self.name, grant, EDIT_TTL)
         try:
             reply: Reply = yield Read(self.name)
-            return owner, (Draft(self._decode_or_fail(reply.data)), reply)
+            return held, Draft(self._decode_or_fail(reply.data)), reply
         except BaseException:
-            yield from give(lease, owner)
+            held.hand_back()
             raise
 
     def _close_edit(self, draft: Draft[T], read: Reply) -> Flow[None]:
@@ -592,7 +590,8 @@ def known_ref(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any] | None:
 
 def ref_for(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any]:
     """The declared ref of that name, or an untyped one without default."""
-    return known_ref(name, using) or DRef(name, None, using=using)
+    ref = known_ref(name, using)
+    return DRef(name, None, using=using) if ref is None else ref
 
 
 def watch(

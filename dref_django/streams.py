@@ -277,7 +277,7 @@ class Subscription(Generic[T]):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            _dispatcher.put(self)
+            _dispatcher.put(self.drain)
 
     def drain(self) -> None:
         """On the dispatcher's thread: calls back with what has gathered."""
@@ -299,25 +299,27 @@ class _Dispatcher:
 
     def forget(self) -> None:
         self._mutex = threading.Lock()
-        self._queue: queue.SimpleQueue[Subscription[Any]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def put(self, subscription: Subscription[Any]) -> None:
+    def put(self, job: Callable[[], Any]) -> None:
         if self._thread is None:
             with self._mutex:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="dref-callbacks", daemon=True)
                     self._thread.start()
-        self._queue.put(subscription)
+        self._queue.put(job)
 
     def _run(self) -> None:
         from django.db import close_old_connections
 
         while True:
-            subscription = self._queue.get()
+            job = self._queue.get()
             close_old_connections()
             try:
-                subscription.drain()
+                job()
+            except Exception:
+                logger.exception("dref: a callback raised")
             finally:
                 close_old_connections()
 
@@ -365,6 +367,11 @@ def start_registered(**_: object) -> None:
             start()
         except Exception:
             logger.exception("dref: registered callbacks cannot be started")
+
+
+def call_back(job: Callable[[], Any]) -> None:
+    """Runs a user's callback on the process's callback thread; what it raises is logged."""
+    _dispatcher.put(job)
 
 
 def _register(subscription: Subscription[Any]) -> None:

@@ -417,3 +417,10 @@ def test_dumped_history_loads_unchanged(tmp_path: Path) -> None:
     dump(history, tmp_path / "history.jsonl")
     loaded = load(tmp_path / "history.jsonl")
     assert sorted(map(str, loaded)) == sorted(map(str, history))
+
+
+def test_the_checker_agrees_with_every_verdict_on_real_etcd_histories() -> None:
+    found = verify(Path(__file__).parent / "data" / "etcd-histories")
+    assert found.differing == ()
+    assert len(found.agreed) == 102
+    assert found.without_verdict == ("etcd_095.log",)

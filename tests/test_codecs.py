@@ -221,6 +221,14 @@ def test_plain_msgpack_reads_what_was_written_with_the_documented_ext_types(valu
     assert plain_msgpack(MsgpackCodec().encode(value)) == plain
 
 
+@pytest.mark.parametrize(
+    ("number", "size"), [(2**64, 9), (2**71 - 1, 9), (2**71, 10), (-(2**71), 9), (-(2**71) - 1, 10)]
+)
+def test_a_big_int_takes_as_few_bytes_as_hold_it_and_its_sign(number: int, size: int) -> None:
+    sizes = msgpack.unpackb(MsgpackCodec().encode(number), ext_hook=lambda code, payload: len(payload))
+    assert sizes == size
+
+
 def test_a_timestamp_of_another_msgpack_library_is_read_as_an_aware_datetime() -> None:
     moment = datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     assert MsgpackCodec().decode(msgpack.packb(moment, datetime=True)) == moment

@@ -25,6 +25,8 @@ def test_applying_the_splice_gives_the_new_bytes(old: bytes, new: bytes) -> None
 
 
 @given(old=few_bytes, new=few_bytes)
+@example(old=b"x" * SPLICE_OVERHEAD + b"a", new=b"x" * SPLICE_OVERHEAD + b"b")
+@example(old=b"x" * SPLICE_OVERHEAD + b"xa", new=b"x" * SPLICE_OVERHEAD + b"xb")
 def test_a_splice_is_made_exactly_when_it_saves_more_than_its_overhead(old: bytes, new: bytes) -> None:
     splice = make_splice(old, new)
     if splice is not None:

@@ -666,6 +666,11 @@ def test_sets_inside_a_struct_are_stored_in_a_stable_order() -> None:
     assert plain["labels"] == sorted(words)
 
 
+def test_the_items_of_a_typed_set_stand_in_the_order_of_their_encoded_bytes() -> None:
+    assert msgpack.unpackb(encoded(schema(set[float]), {10.0, 2.0})) == [2.0, 10.0]
+    assert encoded(schema(set[float], JSON), {10.0, 2.0}) == b"[10.0,2.0]"
+
+
 def test_a_struct_without_sets_keeps_the_order_of_its_dicts() -> None:
     made = schema(Ordered)
     assert list(made.decode(made.encode(Ordered({"b": 1, "a": 2}))).entries) == ["b", "a"]
@@ -740,11 +745,12 @@ class FrozenWithList:
         (set(), False),
         (bytearray(), False),
         (Item("x"), False),
+        (Derived(3), False),
         (FrozenWithList([1]), False),
         (Square("s"), False),
         (Unknown(), False),
     ],
-    ids=range(21),
+    ids=range(22),
 )
 def test_only_values_that_cannot_change_are_shared(value: Any, expected: bool) -> None:
     assert immutable(value) is expected

@@ -98,8 +98,13 @@ def _to_ext(value: Any) -> msgpack.ExtType:
     if kind is set or kind is frozenset:
         return msgpack.ExtType(SET if kind is set else FROZENSET, _packed_set(value))
     if kind is int:
-        return msgpack.ExtType(BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+        return msgpack.ExtType(BIG_INT, _big_int(value))
     raise TypeError(f"cannot store {kind.__qualname__}")
+
+
+def _big_int(value: int) -> bytes:
+    size = (value if value >= 0 else ~value).bit_length() // 8 + 1
+    return value.to_bytes(size, "big", signed=True)
 
 
 def _packed_set(value: set[Any] | frozenset[Any]) -> bytes:

@@ -38,10 +38,9 @@ def datetime_from_text(text: str) -> datetime:
     zone = _zone(key)
     if zone is None or value.tzinfo is None:
         return value.replace(fold=fold)
-    for candidate in (fold, 1 - fold):
-        local = value.replace(tzinfo=zone, fold=candidate)
-        if local.utcoffset() == value.utcoffset():
-            return local
+    local = value.replace(tzinfo=zone, fold=fold)
+    if local.utcoffset() == value.utcoffset():
+        return local
     return value.astimezone(zone)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ValueTooLarge,
         WrongKind,
     )
+    from .locks import Lock, lock
     from .refs import Counter, DRef, Flag, watch
     from .streams import Change, start
     from .transactions import join_transaction
@@ -45,6 +46,7 @@ _HOMES = {
         "ValueTooLarge",
         "WrongKind",
     ),
+    "locks": ("Lock", "lock"),
     "refs": ("Counter", "DRef", "Flag", "watch"),
     "streams": ("Change", "start"),
     "transactions": ("join_transaction",),
@@ -61,6 +63,7 @@ __all__ = [
     "Flag",
     "InvalidName",
     "InvalidValue",
+    "Lock",
     "LockLost",
     "LockTimeout",
     "NotFound",
@@ -69,6 +72,7 @@ __all__ = [
     "ValueTooLarge",
     "WrongKind",
     "join_transaction",
+    "lock",
     "start",
     "watch",
 ]

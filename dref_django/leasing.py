@@ -4,11 +4,11 @@
     Held     a lease that this process holds: trusted only as long as that can be proven
     Keeper   one OS thread a back end that renews all of them, in one batch, every third of the lease
 
-**The trust window.** A lease is renewed by *setting* its expiry to `ttl` from the server's now. The holder
-keeps a deadline of its own: the time at which the last successful renewal was *sent*, plus `ttl`, less a tenth. The
-server cannot have granted the lease to another before that, whatever the network does, as long as both clocks run at
-rates within 10 %. Past it the lease counts as lost. (The scheme of Gray and Cheriton, "Leases", 1989, section 2; the
-local deadline as in River's leader election.)
+**The trust window.** A lease is renewed by *setting* its expiry to `ttl` from the server's now. The holder keeps a
+deadline of its own: the time at which the last successful renewal was *sent*, plus `ttl`, less a tenth. The server
+cannot have granted the lease to another before that, whatever the network does, as long as both clocks run at rates
+within 10 %. Past it the lease counts as lost. (The scheme of Gray and Cheriton, "Leases", 1989, section 2; the local
+deadline as in River's leader election.)
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ PACKAGE = ROOT / "dref_django"
 LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
-    {"background", "backends", "conf", "naming", "waiting"},
+    {"background", "backends", "commits", "conf", "naming", "waiting"},
     {"flows", "hub", "leasing", "streams"},
-    {"elections", "fencing", "joining", "locks", "refs", "transactions"},
+    {"elections", "fencing", "inspection", "locks", "once", "partitions", "refs", "semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}
     | {"signals", "testing"},  # the Django edges
 ]

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from dref_django.exceptions import OutcomeUnknown
-from dref_django.protocol import MUTATIONS, Add, Check, Command, Delete, Find, Reply, Status
+from dref_django.protocol import MUTATIONS, Add, Check, Command, Delete, Find, Release, Reply, Status
 
 if TYPE_CHECKING:
     from .base import Backend
@@ -47,20 +47,30 @@ def redeliver(backend: Backend, commands: Sequence[Command], error: NotSent | Re
     if isinstance(error, ReplyLost) and _mutates(commands):
         return (yield from _prove(backend, commands, error, deadline))
     failure: NotSent | ReplyLost = error
+    lost = isinstance(error, ReplyLost)
     pause = 0.0
     while True:
         left = deadline - time.monotonic() - pause
         if left <= 0:
             raise backend.unreachable("the server", failure.__cause__ or failure) from failure
         try:
-            return (yield Attempt(commands, left, pause))
+            replies = yield Attempt(commands, left, pause)
+            return _doubtful(commands, replies) if lost else replies
         except NotSent as again:
             failure = again
         except ReplyLost as again:
             if _mutates(commands):
                 return (yield from _prove(backend, commands, again, deadline))
-            failure = again
+            failure, lost = again, True
         pause = min(max(pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+
+
+def _doubtful(commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
+    """After a resend, a release that finds nothing to release was very likely the first one's work."""
+    return [
+        reply._replace(existed=True) if isinstance(command, Release) else reply
+        for command, reply in zip(commands, replies, strict=True)
+    ]
 
 
 def _mutates(commands: Sequence[Command]) -> bool:

@@ -66,11 +66,13 @@ class RedisBackend(Backend):
             self.after_fork()
         if self._direct and not isinstance(commands[0], (Scan, ScanLeases)):
             # The fast path: one script call on one connection, no generator between.
-            call = self.talk.call(commands, now)
+            call = self.talk.short_cut(commands, now) or self.talk.call(commands, now)
             answer = self._pool.exchange(call.script.call(call.arguments), 1, timeout)[0]
-            if not isinstance(answer, RedisError):
-                return call.decode(answer)
-            return self.hold(self.talk.settle(call, answer, None), timeout)
+            if isinstance(answer, RedisError):
+                replies = self.hold(self.talk.settle(call, answer, None), timeout)
+            else:
+                replies = call.decode(answer)
+            return self.hold(self.talk.whole_way(commands, now), timeout) if replies is None else replies
         deadline = time.monotonic() + timeout
         if not self._layout_known:
             self.hold(self.talk.layout(), timeout)

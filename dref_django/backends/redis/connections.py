@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import threading
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from dref_django.backends.delivery import NotSent
 
 from . import outcome
 from .options import Server
+from .wire import Wire
 
 Address: TypeAlias = tuple[str, int] | None
 """One node of a cluster; None for the one server that there is."""
@@ -112,37 +112,20 @@ async def _aask_sentinels(server: Server, timeout: float) -> Address:
             await client.aclose()
 
 
-class _Wire:
-    """A connection and what tells cheaply that the server has closed it meanwhile."""
-
-    __slots__ = ("connection", "poll", "timeout")
-
-    def __init__(self, connection: SyncConnection, timeout: float) -> None:
-        self.connection = connection
-        self.timeout = timeout
-        self.poll = select.poll()
-        self.poll.register(connection._sock, select.POLLIN)
-
-    def is_dead(self) -> bool:
-        """An idle connection has nothing to read, except its end. One system call."""
-        return bool(self.poll.poll(0))
-
-    def limit(self, timeout: float) -> None:
-        if timeout != self.timeout:
-            self.timeout = timeout
-            self.connection._sock.settimeout(timeout)
-
-
 class ThreadPool:
-    """Connections to one server for the threads of one process."""
+    """Connections to one server for the threads of one process.
+
+    Taking and giving back an idle connection are single operations on a list, so they need no lock.
+    """
 
     def __init__(self, server: Server, address: Address, max_connections: int) -> None:
         self._server = server
         self._address = address
         self._max = max_connections
-        self._idle: list[_Wire] = []
+        self._idle: list[Wire] = []
         self._open = 0
-        self._freed = threading.Condition(threading.Lock())
+        self._waiting = 0
+        self._freed = threading.Condition()
 
     def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
         """Sends the packed commands and reads as many replies; errors the server answers with stand among them.
@@ -151,57 +134,64 @@ class ThreadPool:
         """
         started = time.monotonic()
         wire = self._take(timeout)
-        connection = wire.connection
         waited = time.monotonic() - started
-        answers: list[Any] = []
+        left = timeout if waited < WORTH_COUNTING else max(timeout - waited, WORTH_COUNTING)
         try:
-            wire.limit(timeout if waited < WORTH_COUNTING else max(timeout - waited, WORTH_COUNTING))
-            connection.send_packed_command((payload,), check_health=False)
-            for _ in range(replies):
-                try:
-                    answers.append(connection.read_response(disable_decoding=True))
-                except ResponseError as error:
-                    answers.append(error)
+            answers = wire.exchange(payload, replies, left)
         except ERRORS as error:
             self._drop(wire)
             raise outcome.after_sending(error, self._server.where) from error
         except BaseException:
             self._drop(wire)
             raise
-        if any(isinstance(answer, outcome.DEMOTED) for answer in answers):
-            self._drop(wire)
-            self.close_idle()
-            return answers
-        # As nobody waits while a connection is free, only a full pool needs to be told.
-        with self._freed:
-            self._idle.append(wire)
-            if self._open >= self._max:
+        for answer in answers:
+            if isinstance(answer, outcome.DEMOTED):
+                self._drop(wire)
+                self.close_idle()
+                return answers
+        self._idle.append(wire)
+        if self._waiting:
+            with self._freed:
                 self._freed.notify()
         return answers
 
-    def _take(self, timeout: float) -> _Wire:
+    def _take(self, timeout: float) -> Wire:
+        deadline = time.monotonic() + timeout
         while True:
-            with self._freed:
-                if self._idle:
-                    wire = self._idle.pop()
-                elif self._open < self._max:
-                    self._open += 1
-                    break
-                elif self._freed.wait_for(lambda: self._idle or self._open < self._max, timeout):
-                    continue
-                else:
-                    raise NotSent(f"all {self._max} connections are busy (MAX_CONNECTIONS)")
-            if not wire.is_dead():
-                return wire
-            self._drop(wire)
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                if self._may_open(deadline):
+                    return self._open_one(deadline)
+            else:
+                if not wire.is_dead():
+                    return wire
+                self._drop(wire)
+
+    def _may_open(self, deadline: float) -> bool:
+        """Whether the caller is to open a connection; False when one may have become idle."""
+        with self._freed:
+            if self._open < self._max:
+                self._open += 1
+                return True
+            self._waiting += 1
+            try:
+                if self._freed.wait_for(lambda: self._idle or self._open < self._max, deadline - time.monotonic()):
+                    return False
+            finally:
+                self._waiting -= 1
+        raise NotSent(f"all {self._max} connections are busy (MAX_CONNECTIONS)")
+
+    def _open_one(self, deadline: float) -> Wire:
+        left = max(deadline - time.monotonic(), WORTH_COUNTING)
         try:
-            return _Wire(open_connection(self._server, self._address, timeout), timeout)
+            return Wire(open_connection(self._server, self._address, left), left)
         except BaseException:
             self._forget_one()
             raise
 
-    def _drop(self, wire: _Wire) -> None:
-        wire.connection.disconnect()
+    def _drop(self, wire: Wire) -> None:
+        wire.close()
         self._forget_one()
 
     def _forget_one(self) -> None:
@@ -210,10 +200,9 @@ class ThreadPool:
             self._freed.notify()
 
     def close_idle(self) -> None:
-        with self._freed:
-            idle, self._idle = self._idle, []
-        for wire in idle:
-            self._drop(wire)
+        with contextlib.suppress(IndexError):
+            while True:
+                self._drop(self._idle.pop())
 
 
 class LoopPool:

@@ -11,7 +11,7 @@ import heapq
 import random
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 
@@ -20,9 +20,11 @@ from dref_django.exceptions import DRefError, OutcomeUnknown
 from dref_django.protocol import (
     LEASE_COMMANDS,
     MUTATIONS,
+    Add,
     Command,
     Inspect,
     LeaseInfo,
+    Read,
     Reply,
     Row,
     Scan,
@@ -35,7 +37,21 @@ from .cluster import Topology
 from .connections import Address
 from .keys import Keys
 from .options import Options
-from .scripts import ENTRIES, LEASES, Call, Encodable, RowRead, decode_entries, decode_leases, encode, pack
+from .scripts import (
+    ADD,
+    ENTRIES,
+    LEASES,
+    READ,
+    Call,
+    Encodable,
+    RowRead,
+    decode_add,
+    decode_entries,
+    decode_leases,
+    decode_read,
+    encode,
+    pack,
+)
 
 LAYOUT = 1
 """The version of what the scripts store (docs/format.md). A newer one that is found is left alone."""
@@ -104,22 +120,46 @@ class Conversations:
             return (yield from self._scan(first, now))
         if isinstance(first, ScanLeases):
             return (yield from self._scan_leases(first, now))
-        if self._topology is None:
-            return (yield from self._one(self.call(commands, now), self._is_write(commands)))
-        return (yield from self._by_slot(commands, now))
+        short = self.short_cut(commands, now)
+        if short is not None:
+            replies = yield from self._one(short, self._is_write(commands))
+            if replies is not None:
+                return replies
+        return (yield from self.whole_way(commands, now))
+
+    def short_cut(self, commands: Sequence[Command], now: int | None) -> Call | None:
+        """A call of a smaller script for one command alone. Its decoded answer is None when it does not lead there."""
+        if len(commands) > 1:
+            return None
+        command = commands[0]
+        key = self.keys.entry(command.name) if isinstance(command, (Add, Read)) else b""
+        if isinstance(command, Add):
+            moment = b"" if now is None else b"%d" % now
+            arguments = [b"1", key, moment, self.keys.channel(command.name), b"%d" % command.amount]
+            return Call(ADD, key, [*arguments, command.op.hex().encode()], decode_add)
+        if isinstance(command, Read):
+            return Call(READ, key, [b"1", key, b"" if command.known is None else b"%d" % command.known], decode_read)
+        return None
+
+    def whole_way(self, commands: Sequence[Encodable], now: int | None) -> Conversation[list[Reply]]:
+        if self._topology is not None:
+            return (yield from self._by_slot(commands, now))
+        return cast("list[Reply]", (yield from self._one(self.call(commands, now), self._is_write(commands))))
 
     def _is_write(self, commands: Sequence[Encodable]) -> bool:
         return bool(self._wait) and isinstance(commands[0], (*MUTATIONS, *LEASE_COMMANDS))
 
-    def _one(self, call: Call, confirm: bool = False) -> Conversation[list[Reply]]:
+    def _one(self, call: Call, confirm: bool = False) -> Conversation[list[Reply] | None]:
         address = yield from self._node_of(call.key)
         wait = self._wait if confirm else b""
         answers = yield Exchange(address, call.script.call(call.arguments) + wait, 2 if wait else 1)
-        if confirm and not isinstance(answers[0], RedisError):
+        if wait and answers[0] is not None and not isinstance(answers[0], RedisError):
             self._check_replicas(call, answers[1])
         return (yield from self.settle(call, answers[0], address, confirm))
 
-    def settle(self, call: Call, answer: Any, address: Address, confirm: bool = False) -> Conversation[list[Reply]]:
+    def settle(
+        self, call: Call, answer: Any, address: Address, confirm: bool = False
+    ) -> Conversation[list[Reply] | None]:
         """Goes on from the first answer to `call`: none of the errors handled here comes with a change."""
         whole, asking = False, b""
         for _ in range(REDIRECTS):
@@ -137,7 +177,7 @@ class Conversations:
             payload = asking + call.script.call(call.arguments, whole=whole) + (self._wait if confirm else b"")
             answers = yield Exchange(address, payload, 1 + bool(asking) + confirm)
             answer = answers[bool(asking)]
-            if confirm and not isinstance(answer, RedisError):
+            if confirm and answer is not None and not isinstance(answer, RedisError):
                 self._check_replicas(call, answers[-1])
         raise NotSent(f"{self._where}: {answer}") from answer
 
@@ -185,7 +225,7 @@ class Conversations:
             payload = b"".join([call.script.call(call.arguments) for _, call in calls])
             answers = yield Exchange(address, payload, len(calls))
             for (group, call), answer in zip(calls, answers, strict=True):
-                settled = yield from self.settle(call, answer, address)
+                settled = (yield from self.settle(call, answer, address)) or ()
                 for place, reply in zip(group, settled, strict=True):
                     replies[place] = reply
         return replies
@@ -202,9 +242,7 @@ class Conversations:
     def _rows(self, commands: Sequence[Encodable], now: int | None) -> Conversation[list[Reply]]:
         if not commands:
             return []
-        if self._topology is None:
-            return (yield from self._one(self.call(commands, now)))
-        return (yield from self._by_slot(commands, now))
+        return (yield from self.whole_way(commands, now))
 
     def _scan(self, command: Scan, now: int | None) -> Conversation[list[Reply]]:
         names, cursor = yield from self._page(command, self.keys.names, "")

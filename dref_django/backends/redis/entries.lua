@@ -7,7 +7,7 @@
 -- size, or "b"; after a "b" come the bytes. One command's header alone is answered bare.
 --
 -- An entry is a hash: v version; i integer or b bytes; d deadline; g time of deletion (then neither i nor b);
--- r the ring of op ids, "op version result;" each, oldest first.
+-- r0 to r7 the ring of op ids, "op version result" each; n the number of the youngest.
 --
 -- First every command is judged against the views, in order, and what it would change is kept as a step. Only when
 -- all succeeded are the steps carried out. Additions are the exception: Lua's numbers are doubles, so HINCRBY itself
@@ -31,8 +31,8 @@ local function look(key)
   if view then
     return view
   end
-  local fields = redis.call('HMGET', key, 'v', 'd', 'g', 'i', 'r')
-  view = { key = key, version = 0, ring = '' }
+  local fields = redis.call('HMGET', key, 'v', 'd', 'g', 'i', 'n')
+  view = { key = key, version = 0, youngest = 7 }
   views[key] = view
   if not fields[1] then
     return view
@@ -45,7 +45,7 @@ local function look(key)
     return view
   end
   view.deadline, view.gone, view.has_int = deadline, gone, fields[4]
-  view.ring = fields[5] or ''
+  view.youngest = tonumber(fields[5]) or 7
   if gone then
     view.version = version
   elseif deadline and deadline <= now then
@@ -102,23 +102,11 @@ local function deadline_for(ttl, view)
   return now + tonumber(ttl)
 end
 
-local function marked(ring, op, version, result)
-  if op == '' then
-    return ring
-  end
-  local _, marks = string.gsub(ring, ';', ';')
-  if marks >= RING_SIZE then
-    ring = string.sub(ring, string.find(ring, ';', 1, true) + 1)
-  end
-  return ring .. op .. ' ' .. text(version) .. ' ' .. result .. ';'
-end
-
 -- Keeps a change as a step, and shows it to the commands that follow. `notice` is the patch letter, `data` its bytes.
 local function plan(name, view, change, notice, data, extent)
   local left = change.deadline and change.deadline - now
   change.name, change.view = name, view
   change.version = math.max(view.version + 1, now)
-  change.ring = marked(view.ring, change.op, change.version, change.result)
   if #data > MAX_INLINE then
     notice, data, extent = 'h', '', nil
   end
@@ -126,11 +114,11 @@ local function plan(name, view, change, notice, data, extent)
     .. (left and text(left) or '-') .. (extent or '') .. '\n' .. data
   steps[#steps + 1] = change
   if left and left <= 0 then -- it ends as it begins
-    views[view.key] = { key = view.key, version = change.version + 1, ring = change.ring }
+    views[view.key] = { key = view.key, version = change.version + 1 }
   else
     views[view.key] = {
-      key = view.key, version = change.version, left = left, ring = change.ring, kind = change.kind,
-      int = change.int, bytes = change.bytes,
+      key = view.key, version = change.version, left = left, kind = change.kind, int = change.int,
+      bytes = change.bytes,
     }
   end
   return change.version, left
@@ -265,9 +253,14 @@ end
 
 function rules.F(key)
   local wanted = take()
-  for op, version, result in string.gmatch(look(key).ring, '(%x+) (%d+) (-?%d+);') do
-    if op == wanted then
-      return header(APPLIED, version, nil, true, 'i' .. result)
+  local view = look(key)
+  if view.stored and not view.stale then
+    local marks = redis.call('HMGET', key, 'r0', 'r1', 'r2', 'r3', 'r4', 'r5', 'r6', 'r7')
+    for age = RING_SIZE, 1, -1 do -- oldest first
+      local op, version, result = string.match(marks[(view.youngest - age + 1) % RING_SIZE + 1] or '', '(.*) (.*) (.*)')
+      if op == wanted then
+        return header(APPLIED, version, nil, true, 'i' .. result)
+      end
     end
   end
   return header(NOT_FOUND, 0, nil, false, '-')
@@ -301,8 +294,10 @@ local function carry_out(step)
   local function set(field, value)
     sets[#sets + 1], sets[#sets + 2] = field, value
   end
-  if step.ring ~= '' then
-    set('r', step.ring)
+  if step.op ~= '' then
+    local slot = (view.youngest + 1) % RING_SIZE
+    set('n', slot)
+    set('r' .. slot, step.op .. ' ' .. text(step.version) .. ' ' .. step.result)
   end
   if not step.kind then
     set('g', text(now))

@@ -48,12 +48,16 @@ class Keys:
         # A dict of one's own would have to be bounded, too; ref names are mostly few and used again and again.
         self.entry = lru_cache(KEYS_REMEMBERED)(self._entry)
         self.lease = lru_cache(KEYS_REMEMBERED)(self._lease)
+        self.channel = lru_cache(KEYS_REMEMBERED)(self._channel)
 
     def _entry(self, name: str) -> bytes:
         return self._key(name, "")
 
     def _lease(self, name: str) -> bytes:
         return self._key(name, "!")
+
+    def _channel(self, name: str) -> bytes:
+        return f"{self.channels}{name}".encode()
 
     def _key(self, name: str, mark: str) -> bytes:
         group, separator, rest = name.partition(GROUP_SEPARATOR)

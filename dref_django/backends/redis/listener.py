@@ -179,7 +179,7 @@ class Session:
     # --- subscriptions ------------------------------------------------------------------------------------------
 
     def _channel(self, name: str) -> bytes:
-        return f"{self._channels}{name}".encode()
+        return self._backend.keys.channel(name)
 
     def _pattern(self, prefix: str) -> bytes:
         return f"{escape_glob(self._channels + prefix)}*".encode()

@@ -19,8 +19,29 @@ TRANSIENT = (
 # Scripts that are denied their first write carry the reason inside another message on older servers.
 TRANSIENT_WORDS = ("LOADING ", "READONLY ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "BUSY ", "NOREPLICAS ")
 STEADY_WORDS = ("MISCONF ", "OOM ")
+ERRORS_BY_CODE: dict[str, type[errors.RedisError]] = {
+    "ASK": errors.AskError,
+    "CLUSTERDOWN": errors.ClusterDownError,
+    "LOADING": errors.BusyLoadingError,
+    "MASTERDOWN": errors.MasterDownError,
+    "MOVED": errors.MovedError,
+    "NOAUTH": errors.AuthenticationError,
+    "NOPERM": errors.NoPermissionError,
+    "NOSCRIPT": errors.NoScriptError,
+    "OOM": errors.OutOfMemoryError,
+    "READONLY": errors.ReadOnlyError,
+    "TRYAGAIN": errors.TryAgainError,
+    "WRONGPASS": errors.AuthenticationError,
+}
 DEMOTED = (errors.ReadOnlyError, errors.MasterDownError, errors.BusyLoadingError)
 """After these the connection is given up: the next one may lead to the new primary."""
+
+
+def parse_error(line: str) -> errors.RedisError:
+    """The error of a reply, as redis-py's own parsers make it."""
+    code, _, rest = line.partition(" ")
+    known = ERRORS_BY_CODE.get(code)
+    return errors.ResponseError(line) if known is None else known(rest)
 
 
 def refused(error: errors.RedisError, where: str) -> Exception:

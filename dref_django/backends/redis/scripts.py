@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from dref_django.protocol import (
     INT_MAX,
@@ -43,11 +43,10 @@ def pack(*parts: bytes) -> bytes:
 
 
 class Script:
-    """One Lua script: `clock.lua` followed by its own file."""
+    """One Lua script, from one file or from several that follow each other."""
 
-    def __init__(self, filename: str) -> None:
-        here = Path(__file__).parent
-        self.source = (here / "clock.lua").read_bytes() + (here / filename).read_bytes()
+    def __init__(self, *filenames: str) -> None:
+        self.source = b"".join((Path(__file__).parent / filename).read_bytes() for filename in filenames)
         # Redis itself names scripts by their SHA-1.
         sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
         self._cached = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % sha
@@ -59,19 +58,21 @@ class Script:
         return b"*%d\r\n%b%b" % (len(arguments) + 2, self._whole if whole else self._cached, body)
 
 
-ENTRIES = Script("entries.lua")
-LEASES = Script("leases.lua")
+ENTRIES = Script("clock.lua", "entries.lua")
+LEASES = Script("clock.lua", "leases.lua")
+ADD = Script("add.lua")
+READ = Script("read.lua")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call of a script: its arguments from the number of keys on, and how to read the answer."""
 
     script: Script
     key: bytes
     """The first key; on a cluster it tells the node."""
     arguments: list[bytes]
-    decode: Callable[[Any], list[Reply]]
+    decode: Callable[[Any], list[Reply] | None]
+    """None: this was a short cut that does not lead there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,25 @@ def decode_entries(answer: Any) -> list[Reply]:
         life = None if left == b"-" else int(left)
         replies.append(Reply(STATUSES[int(status)], data, int(version), life, existed == b"1", size))
     return replies
+
+
+def decode_add(answer: Any) -> list[Reply] | None:
+    if answer is None:
+        return None
+    version, total = answer.split(b" ")
+    return [Reply(Status.APPLIED, int(total), int(version), None, True)]
+
+
+def decode_read(answer: Any) -> list[Reply] | None:
+    if answer is None:
+        return None
+    if isinstance(answer, list):
+        version, data = answer
+        return [Reply(Status.APPLIED, data, int(version), None, True)]
+    version, changed, number = answer.partition(b" ")
+    if changed:
+        return [Reply(Status.APPLIED, int(number), int(version), None, True)]
+    return [Reply(Status.UNCHANGED, None, int(version), None, True)]
 
 
 def decode_leases(answer: list[Any]) -> list[Reply]:

@@ -1,0 +1,162 @@
+"""One batch of commands: one statement on a connection of ours, and what each failure proves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from dref_django.backends.base import Backend, Params, Sink
+from dref_django.backends.delivery import NotSent, ReplyLost
+from dref_django.exceptions import Unavailable
+from dref_django.protocol import Command, Reply
+
+from .address import Address
+from .channels import Channels
+from .dispatcher import Dispatcher
+from .join import Joining
+from .listener import PostgresFeed
+from .pools import DEFAULT_SIZE, MISSING_TABLE, Exhausted, Pool, Unusable, missing_tables
+from .session import Broken, Limit, Refused, converse
+
+if TYPE_CHECKING:
+    from django.core.checks import CheckMessage
+
+OPTIONS: Final = {"DATABASE_ALIAS": str, "LISTEN_DSN": str, "POOL_SIZE": int, "LOCKS": str}
+LOCK_KINDS: Final = ("lease",)
+CANCELLED: Final = ("57014", "55P03")
+AGAIN: Final = ("40", "08", "53", "57", "25006", "26000", "0A000")
+"""SQLSTATEs (or their first characters) after which the same batch may succeed on another connection: serialization,
+deadlock, no room, shutdown, a server that only reads, a plan or prepared statement that is gone."""
+
+
+class PostgresBackend(Backend):
+    """Values and leases in the project's PostgreSQL database, on connections of its own.
+
+    A change neither waits for nor rolls back with the caller's transaction, unless `join_transaction()` asks for it.
+
+    OPTIONS: `DATABASE_ALIAS` (default "default"): the alias of DATABASES. `LISTEN_DSN`: a direct connection string
+    when a pooler in transaction mode stands between; LISTEN needs a session. `POOL_SIZE` (default 16): connections
+    of this process, for all threads and loops, besides one that notifies and one that listens. `LOCKS`: "lease".
+    """
+
+    ordered_notices = False
+    supports_join = True
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(params)
+        self._where = f"DREF_BACKENDS[{params.alias!r}]"
+        options = self._options(params.options)
+        self.address = Address(options.get("DATABASE_ALIAS", "default"), options.get("LISTEN_DSN", ""), self._where)
+        self.channels = Channels(params.key_prefix)
+        self.pool = Pool(self.address, options.get("POOL_SIZE", DEFAULT_SIZE))
+        self.dispatcher = Dispatcher(self.address, self.channels, params.timeout)
+        self._joining = Joining(self.address.alias, params.key_prefix, self.dispatcher.post)
+
+    def _options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        if unknown := sorted(set(options) - set(OPTIONS)):
+            raise ImproperlyConfigured(
+                f"{self._where}: unknown OPTIONS {', '.join(unknown)}; the postgres back end has {', '.join(OPTIONS)}."
+            )
+        for name, value in options.items():
+            if not isinstance(value, OPTIONS[name]) or isinstance(value, bool):
+                raise ImproperlyConfigured(
+                    f"{self._where}: OPTIONS[{name!r}] must be a {OPTIONS[name].__name__}, not {value!r}."
+                )
+        if options.get("POOL_SIZE", 1) < 1:
+            raise ImproperlyConfigured(f"{self._where}: OPTIONS['POOL_SIZE'] must be at least 1.")
+        if options.get("LOCKS", "lease") not in LOCK_KINDS:
+            raise ImproperlyConfigured(
+                f"{self._where}: OPTIONS['LOCKS'] must be one of {', '.join(LOCK_KINDS)}, not {options['LOCKS']!r}."
+            )
+        return options
+
+    # --- one batch ----------------------------------------------------------------------------------------------
+
+    def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
+        limit = Limit.of(timeout)
+        if self._joining.concerns_this_thread():
+            if self._joining.is_active():
+                return self._joining.send(commands, now, limit)
+            self._joining.refuse_own_rows(commands)
+        try:
+            session = self.pool.take(limit)
+        except (Broken, Refused, Exhausted) as error:
+            raise NotSent(str(error)) from error
+        try:
+            answer = session.wait(converse(session, self.params.key_prefix, commands, now), limit)
+        except Refused as refused:
+            self.pool.give(session)
+            raise self._meaning(refused, commands) from refused
+        except BaseException as error:
+            self.pool.drop(session)
+            if isinstance(error, Broken):
+                raise ReplyLost(str(error)) from error
+            raise
+        self.pool.give(session)
+        if answer.events:
+            self.dispatcher.post(answer.events)
+        return answer.replies
+
+    async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
+        limit = Limit.of(timeout)
+        if self._joining.is_active():
+            self._joining.refuse_async()
+        if self._joining.concerns_this_thread():
+            self._joining.refuse_own_rows(commands)
+        try:
+            session = await self.pool.atake(limit)
+        except (Broken, Refused, Exhausted) as error:
+            raise NotSent(str(error)) from error
+        try:
+            answer = await session.await_(converse(session, self.params.key_prefix, commands, now), limit)
+        except Refused as refused:
+            self.pool.give(session)
+            raise self._meaning(refused, commands) from refused
+        except BaseException as error:
+            self.pool.drop(session)
+            if isinstance(error, Broken):
+                raise ReplyLost(str(error)) from error
+            raise
+        self.pool.give(session)
+        if answer.events:
+            self.dispatcher.post(answer.events)
+        return answer.replies
+
+    def _meaning(self, refused: Refused, commands: Sequence[Command]) -> Exception:
+        """Every refusal proves that nothing was changed."""
+        state = refused.sqlstate
+        names = ", ".join(sorted({repr(getattr(command, "name", "a scan")) for command in commands}))
+        if state in CANCELLED:
+            return Unavailable(
+                f"{names}: another transaction holds the row and did not end in time (is a join_transaction() open?). "
+                "Nothing was changed."
+            )
+        if state in MISSING_TABLE:
+            return missing_tables(self.address.alias)
+        if state.startswith(AGAIN):
+            return NotSent(str(refused))
+        return Unusable(f"{names}: PostgreSQL refused the operation ({state}: {refused}). Nothing was changed.")
+
+    # --- the rest of the contract -------------------------------------------------------------------------------
+
+    def joined(self) -> AbstractContextManager[None]:
+        return self._joining.join()
+
+    def feed(self, sink: Sink) -> PostgresFeed:
+        return PostgresFeed(self.address, self.channels, self.params, self.node_id(), sink)
+
+    def close(self) -> None:
+        self.dispatcher.close()
+        self.pool.close()
+
+    def after_fork(self) -> None:
+        self.pool.forget()
+        self.dispatcher.forget()
+
+    def check(self) -> list[CheckMessage]:
+        from .inspection import inspect
+
+        return inspect(self)

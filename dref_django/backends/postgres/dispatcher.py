@@ -1,0 +1,299 @@
+"""Sends notices and wakes after the commit, on a connection of its own, many in one NOTIFY.
+
+NOTIFY inside the write would serialise all commits of the database; lost hints cost little, since every listener
+compares versions from time to time. One a process and back end:
+
+- Mostly nothing is in flight: then the writing thread itself puts the NOTIFY on the wire and does not wait for its
+  reply. That is the shortest way, and no other thread has to wake up for it.
+- Under load a thread takes over and sends at most one NOTIFY a `GAP`, with all that has gathered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Final
+
+from dref_django.exceptions import DRefError
+from dref_django.protocol import Notice, Patch, Wake
+from dref_django.store import Event
+
+from .address import Address
+from .binary import TEXTS, texts
+from .channels import Channels, Item, shorten
+from .pools import before_database_changes, greet
+from .session import Broken, Limit, Refused, Session, Steps, connect
+from .statements import Statement
+
+logger = logging.getLogger("dref_django")
+
+GAP: Final = 0.001
+"""Seconds between two NOTIFYs under load."""
+MOST_NOTICES: Final = 2000
+"""Notices that wait, at most; beyond it each name keeps a hint of its newest version."""
+MOST_NAMES: Final = 5000
+"""Names that wait, at most; beyond it one message says that everything may have changed."""
+FAREWELL: Final = 1.0
+"""Seconds that are given to what still waits when the process ends or the back end is closed."""
+LONGEST_PAUSE: Final = 2.0
+SWEEP_PERIOD: Final = 300.0
+SWEEP_LIMIT: Final = 1000
+
+NOTIFY: Final = Statement(
+    b"dref_notify", b"SELECT pg_notify(c, p) FROM unnest($1, $2) AS u (c, p)", (TEXTS, TEXTS)
+)  # fmt: skip
+
+
+class Outbox:
+    """What waits to be sent, bounded."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._notices: dict[str, list[Notice]] = {}
+        self._count = 0
+        self._wakes: list[Wake] = []
+        self._lost = False
+
+    def __bool__(self) -> bool:
+        return bool(self._notices or self._wakes or self._lost)
+
+    def add(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Wake):
+                self._wakes.append(event)
+            else:
+                self._notices.setdefault(event.name, []).append(shorten(event))
+                self._count += 1
+        if self._count > MOST_NOTICES:
+            self._collapse()
+
+    def _collapse(self) -> None:
+        if len(self._notices) > MOST_NAMES:
+            self._notices.clear()
+            self._lost = True
+        for name, notices in self._notices.items():
+            newest = max(notices, key=lambda notice: notice.version)
+            oldest = min(notice.base for notice in notices)
+            self._notices[name] = [newest._replace(base=oldest, patch=Patch.HINT, data=None, splice=None)]
+        self._count = len(self._notices)
+        del self._wakes[:-MOST_NAMES]  # a waiter that is not woken looks again by itself
+
+    def take(self) -> list[Item]:
+        items: list[Item] = [None] if self._lost else []
+        items += self._wakes
+        for notices in self._notices.values():
+            items += notices
+        self._clear()
+        return items
+
+    def put_back(self, items: Sequence[Item]) -> None:
+        self._lost = self._lost or None in items
+        self.add([item for item in items if item is not None])
+
+
+class Dispatcher:
+    def __init__(self, address: Address, channels: Channels, timeout: float) -> None:
+        self._address = address
+        self._channels = channels
+        self._timeout = timeout
+        self._session: Session | None = None
+        self._start_anew()
+        _dispatchers.add(self)
+        before_database_changes(self)
+
+    def _start_anew(self) -> None:
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._quiet = threading.Condition(self._mutex)
+        self._outbox = Outbox()
+        self._busy = False  # the thread is at work, and owns the session and what is in flight
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._work = threading.Event()
+        self._session = None
+        self._in_flight: tuple[Steps[object], list[Item]] | None = None
+        self._last = 0.0
+        self._next_sweep = time.monotonic() + SWEEP_PERIOD * random.random()  # noqa: S311 (spreads processes)
+
+    # --- in the thread that wrote -------------------------------------------------------------------------------
+
+    def post(self, events: Sequence[Event]) -> None:
+        """Never blocks and never raises; any thread."""
+        if self._pid != os.getpid():
+            self.forget()
+        with self._mutex:
+            self._outbox.add(events)
+            if self._busy or self._send_at_once():
+                return
+            self._busy = True
+            self._closing = False
+            if self._thread is None or not self._thread.is_alive():
+                self._work = threading.Event()
+                self._thread = threading.Thread(target=self._run, args=(self._work,), name="dref-notify", daemon=True)
+                self._thread.start()
+            self._work.set()
+
+    def _send_at_once(self) -> bool:
+        """Under the mutex: puts what waits on the wire when that needs no waiting. Returns whether it did."""
+        now = time.monotonic()
+        session = self._session
+        if session is None or now - self._last < GAP or now > self._next_sweep:
+            return False
+        if session.key[1] != self._address.key() or not self._is_settled(session) or not session.is_usable():
+            return False
+        items = self._outbox.take()
+        self._in_flight = self._notify(session, items), items
+        self._last = now
+        self._is_settled(session)
+        return not self._outbox
+
+    def _is_settled(self, session: Session) -> bool:
+        """Whether nothing is in flight any more; does as much for it as is possible without waiting."""
+        if self._in_flight is None:
+            return True
+        steps, items = self._in_flight
+        try:
+            next(steps)
+        except StopIteration:
+            self._in_flight = None
+            return True
+        except (Broken, Refused):
+            self._in_flight = None
+            self._outbox.put_back(items)
+            self._hang_up()
+        return False
+
+    def _notify(self, session: Session, items: list[Item]) -> Steps[object]:
+        channels, payloads = zip(*self._channels.messages(items), strict=True)
+        return session.run(NOTIFY, (texts(channels), texts(payloads)))
+
+    # --- in the thread of its own -------------------------------------------------------------------------------
+
+    def _run(self, work: threading.Event) -> None:
+        while True:
+            work.wait()
+            work.clear()
+            if self._closing:
+                return
+            pause = 0.02
+            while not self._pump():
+                pause = min(pause * 2, LONGEST_PAUSE)
+                if work.wait(pause * random.uniform(0.5, 1)):  # noqa: S311 (spreads reconnects)
+                    return
+
+    def _pump(self) -> bool:
+        """Sends until nothing is left. Returns False when the database cannot be reached now."""
+        try:
+            self._settle()
+            while True:
+                with self._mutex:
+                    if not self._outbox or self._closing:
+                        self._busy = False
+                        self._quiet.notify_all()
+                        return True
+                session = self._connected()
+                time.sleep(max(0.0, self._last + GAP - time.monotonic()))
+                with self._mutex:
+                    items = self._outbox.take()
+                self._last = time.monotonic()
+                self._in_flight = self._notify(session, items), items
+                self._settle()
+                self._sweep(session)
+        except (Broken, Refused, DRefError) as error:
+            logger.info("dref_django: notices wait, PostgreSQL cannot be reached: %s", error)
+        except Exception:
+            logger.exception("dref_django: notices could not be sent")
+        self._hang_up()
+        return False
+
+    def _settle(self) -> None:
+        """Waits for the reply to what is in flight. What was not confirmed goes back into the outbox; a notice that
+        arrives twice does no harm."""
+        if self._in_flight is None or self._session is None:
+            return
+        steps, items = self._in_flight
+        self._in_flight = None
+        try:
+            self._session.wait(steps, Limit.of(self._timeout))
+        except BaseException:
+            with self._mutex:
+                self._outbox.put_back(items)
+            raise
+
+    def _connected(self) -> Session:
+        session = self._session
+        if session is not None and session.key[1] == self._address.key() and session.is_usable():
+            return session
+        self._hang_up()
+        limit = Limit.of(self._timeout)
+        pgconn = connect(self._address.direct_params(self._timeout), limit.end)
+        session = Session(pgconn, key=(None, self._address.key()))
+        try:
+            session.wait(greet(session, self._address, "SET synchronous_commit = off"), limit)
+        except BaseException:
+            session.close()
+            raise
+        self._session = session
+        return session
+
+    def _sweep(self, session: Session) -> None:
+        """Removes graves now and then: this connection is the one that nobody waits for."""
+        if time.monotonic() > self._next_sweep:
+            self._next_sweep = time.monotonic() + SWEEP_PERIOD * random.uniform(0.5, 1.5)  # noqa: S311
+            session.wait(session.script(f"SELECT dref_sweep({SWEEP_LIMIT})"), Limit.of(self._timeout))
+
+    def _hang_up(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float = FAREWELL) -> bool:
+        """Waits until all that was posted is on its way; returns whether it is."""
+        with self._quiet:
+            return self._quiet.wait_for(lambda: not self._busy and not self._outbox, timeout)
+
+    def close(self) -> None:
+        """Sends what waits, in a bounded time, and closes the connection; the next post opens another."""
+        if self._pid != os.getpid():
+            return
+        self.flush()
+        with self._mutex:
+            self._closing = True
+            thread, self._thread = self._thread, None
+            self._work.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(FAREWELL)
+        with self._mutex:
+            self._busy = False
+            if thread is None or not thread.is_alive():
+                self._in_flight = None
+                self._hang_up()
+
+    def yield_database(self) -> None:
+        self.close()
+
+    def forget(self) -> None:
+        """In a forked child: leaves the parent's connection alone."""
+        session = self._session
+        self._start_anew()
+        if session is not None:
+            session.abandon()
+
+
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+@atexit.register
+def _farewell() -> None:
+    for dispatcher in list(_dispatchers):
+        dispatcher.close()

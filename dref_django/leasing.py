@@ -159,6 +159,7 @@ class Held:
         self.name = name
         self.token = grant.token
         self.lease = grant.lease
+        self.kind = grant.lease.partition(":")[0]
         self.owner = grant.owner
         self.ttl = ttl
         self.backend = backend
@@ -194,7 +195,7 @@ class Held:
             reason = "it was released"
         else:
             reason = self._reason or f"it could not be renewed within its lease of {self.ttl:g} s"
-        return LockLost(f"lock {self.name!r} (token {self.token}) is not held any more: {reason}")
+        return LockLost(f"{self.kind} {self.name!r} (token {self.token}) is not held any more: {reason}")
 
     def renewed(self, sent: float) -> None:
         """A renewal that was sent then succeeded. It cannot bring a lost lease back."""
@@ -212,7 +213,7 @@ class Held:
             if self._reason or self.released:
                 return
             self._reason = reason
-        logger.warning("dref: lock %r (token %d) lost: %s", self.name, self.token, reason)
+        logger.warning("dref: %s %r (token %d) lost: %s", self.kind, self.name, self.token, reason)
         self.lost.set()
         for callback in self.on_lost:
             callback()

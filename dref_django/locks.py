@@ -191,7 +191,7 @@ class Lock:
         try:
             for name in self._names():
                 left = None if deadline is None else max(deadline - clock(), 0)
-                grant = yield from take(backend, self.lease(name), ttl=self.ttl, timeout=left, meta=_who_am_i())
+                grant = yield from take(backend, self.lease(name), ttl=self.ttl, timeout=left, meta=self._meta())
                 held = hold(backend, name, grant, self.ttl)
                 taken.append(held)
                 if self.on_lost is not None:
@@ -315,7 +315,7 @@ class Lock:
         if not transactions:
             return False
         kept = _kept.setdefault(threading.get_ident(), {})
-        keys = [(self.using, held.lease) for held in entry.helds]
+        keys = [(self.using, self.lease(name)) for name in self._names()]
         kept.update(zip(keys, entry.helds, strict=True))
 
         def ended(committed: bool) -> None:
@@ -378,6 +378,10 @@ class Lock:
         )
 
     # --- small things -------------------------------------------------------------------------------------------
+
+    def _meta(self) -> str:
+        """What inspection shows of the holder."""
+        return json.dumps(who_am_i())
 
     def _backend(self) -> backends.Backend:
         return backends.get_backend(self.using)
@@ -464,9 +468,8 @@ def _report(loss: LockLost | None, error: BaseException | None) -> None:
     error.add_note(f"dref: {loss}")
 
 
-def _who_am_i() -> str:
-    """What inspection shows of a holder."""
-    return json.dumps({"host": _HOST, "pid": os.getpid(), "thread": threading.current_thread().name})
+def who_am_i() -> dict[str, Any]:
+    return {"host": _HOST, "pid": os.getpid(), "thread": threading.current_thread().name}
 
 
 _HOST: Final = socket.gethostname()

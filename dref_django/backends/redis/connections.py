@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import threading
 import time
 from collections import deque
@@ -205,6 +206,26 @@ class ThreadPool:
                 self._drop(self._idle.pop())
 
 
+def _has_ended(connection: AsyncConnection) -> bool:
+    """As `Wire.is_dead`; the kernel knows of the end before the loop has turned and told the stream."""
+    writer = connection._writer
+    if writer is None or connection._reader.at_eof():
+        return True
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket"), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _is_dead(connection: AsyncConnection) -> bool:
+    """As `Wire.is_dead`. A loop that did not run meanwhile has not heard that the server hung up, so ask the socket."""
+    reader = connection._reader
+    if not connection.is_connected or reader is None or reader.at_eof():
+        return True
+    poll = select.poll()
+    poll.register(connection._writer.get_extra_info("socket"), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class LoopPool:
     """Connections to one server for the tasks of one event loop."""
 
@@ -248,8 +269,7 @@ class LoopPool:
         while True:
             while self._idle:
                 connection = self._idle.pop()
-                reader = connection._reader
-                if connection.is_connected and reader is not None and not reader.at_eof():
+                if not _has_ended(connection):
                     return connection
                 await self._drop(connection)
             if self._open < self._max:

@@ -15,6 +15,7 @@ class DrefDjangoConfig(AppConfig):
         from django.core.signals import request_started
 
         from . import checks  # noqa: F401
+        from .live import checks as live_checks  # noqa: F401
         from .streams import start_registered
 
         request_started.connect(start_registered, dispatch_uid="dref_django.start_registered")

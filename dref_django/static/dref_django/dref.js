@@ -1,0 +1,245 @@
+/* dref.js: the values of refs on a page, kept current over one websocket. Apache-2.0. See docs/live.md. */
+
+const SUBPROTOCOL = "dref.v1";
+const STEPS = [0.2, 0.5, 1, 2, 5, 10, 20, 30]; // seconds before each further try; each is shortened by up to a half
+const CHUNK = 100; // names, and positions, in one message: well below its largest size
+
+const script = document.querySelector("script[data-dref-url]");
+let url = (script && script.dataset.drefUrl) || "/dref/ws/";
+
+const items = new Map(); // by name what we hold: { text, value, epoch, version, deleted }
+const watchers = new Map(); // by name or "prefix*" the set of callbacks
+const asked = new Set(); // what the server of this connection was asked to watch
+let socket = null;
+let ready = false; // the server has said hello
+let fails = 0;
+let retry = 0;
+let watchdog = 0;
+let silence = 60;
+let flushing = false;
+
+/** Where the connection stands: { state: "idle" | "connecting" | "connected" | "reconnecting", stale, since }. */
+export const status = { state: "idle", stale: false, since: Date.now() };
+
+function setStatus(state, stale = status.stale) {
+  if (state === status.state && stale === status.stale) return;
+  Object.assign(status, { state, stale, since: Date.now() });
+  document.documentElement.dataset.drefStatus = stale && state === "connected" ? "stale" : state;
+  document.dispatchEvent(new CustomEvent("dref:status", { detail: { ...status } }));
+}
+
+/** Another path or address of the websocket than the one in the page's script tag. Call it before the first watch. */
+export function configure(options) {
+  if (options.url) url = options.url;
+}
+
+/**
+ * Calls back with the value of the ref, at once when it is known, and after every change.
+ * A name that ends in "*" is a prefix. Returns a function that ends it.
+ */
+export function watch(name, callback) {
+  const callbacks = watchers.get(name) || new Set();
+  const entry = { callback };
+  callbacks.add(entry);
+  watchers.set(name, callbacks);
+  for (const [held, item] of items) {
+    if (matches(name, held)) queueMicrotask(() => callbacks.has(entry) && call(entry, held, item));
+  }
+  schedule();
+  return () => {
+    callbacks.delete(entry);
+    if (!callbacks.size && watchers.get(name) === callbacks) watchers.delete(name);
+    schedule();
+  };
+}
+
+const matches = (watched, name) =>
+  watched.endsWith("*") ? name.startsWith(watched.slice(0, -1)) : watched === name;
+
+function schedule() {
+  if (flushing) return;
+  flushing = true;
+  queueMicrotask(() => {
+    flushing = false;
+    if (ready) ask();
+    else if (watchers.size) connect();
+  });
+}
+
+/** Tells the server the difference between what is watched and what it was asked for. */
+function ask() {
+  const added = [...watchers.keys()].filter((name) => !asked.has(name));
+  const gone = [...asked].filter((name) => !watchers.has(name));
+  added.forEach((name) => asked.add(name));
+  gone.forEach((name) => asked.delete(name));
+  for (const name of [...items.keys()]) if (!isWatched(name)) items.delete(name);
+  for (let at = 0; at < gone.length; at += CHUNK) send({ type: "unwatch", ...split(gone.slice(at, at + CHUNK)) });
+  for (let at = 0; at < added.length; at += CHUNK) {
+    const part = added.slice(at, at + CHUNK);
+    send({ type: "watch", ...split(part), resume: positions(part) });
+  }
+}
+
+const isWatched = (name) => watchers.has(name) || [...watchers.keys()].some((watched) => matches(watched, name));
+
+const split = (part) => ({
+  names: part.filter((name) => !name.endsWith("*")),
+  prefixes: part.filter((name) => name.endsWith("*")).map((name) => name.slice(0, -1)),
+});
+
+function positions(part) {
+  const resume = {};
+  for (const [name, item] of items) {
+    if (Object.keys(resume).length >= CHUNK) break; // the others come whole
+    if (part.some((watched) => matches(watched, name))) resume[name] = [item.epoch, item.version];
+  }
+  return resume;
+}
+
+function send(message) {
+  if (socket && socket.readyState === 1) socket.send(JSON.stringify(message));
+}
+
+function connect() {
+  if (socket || !watchers.size) return;
+  clearTimeout(retry);
+  setStatus(fails || status.state === "reconnecting" ? "reconnecting" : "connecting");
+  const address = new URL(url, location.href);
+  address.protocol = address.protocol.replace("http", "ws");
+  const opened = new WebSocket(address, SUBPROTOCOL);
+  socket = opened;
+  opened.onmessage = (event) => opened === socket && receive(event.data);
+  opened.onclose = (event) => opened === socket && lost(event.code);
+  listen();
+}
+
+/** A half-open connection looks alive to the browser: what is silent for too long is given up. */
+function listen() {
+  clearTimeout(watchdog);
+  watchdog = setTimeout(() => {
+    const old = socket;
+    lost(0);
+    if (old) old.close();
+  }, silence * 1000);
+}
+
+function lost(code) {
+  socket = null;
+  ready = false;
+  asked.clear();
+  clearTimeout(watchdog);
+  setStatus("reconnecting");
+  if (code === 4429) fails = Math.max(fails, 5);
+  const step = STEPS[Math.min(fails++, STEPS.length - 1)];
+  clearTimeout(retry);
+  retry = setTimeout(connect, step * 1000 * (1 - Math.random() / 2));
+}
+
+function receive(data) {
+  listen();
+  const message = JSON.parse(data);
+  const item = items.get(message.name);
+  switch (message.type) {
+    case "hello":
+      silence = 2.5 * message.heartbeat;
+      ready = true;
+      setStatus("connected", false);
+      return ask();
+    case "snapshot":
+      return isWatched(message.name) && hold(message, message.text, message.epoch);
+    case "splice": {
+      if (!item) return;
+      const fits = item.version === message.base && message.end <= item.text.length;
+      const text = fits && item.text.slice(0, message.start) + message.insert + item.text.slice(message.end);
+      if (fits && text.length === message.size) return hold(message, text, item.epoch);
+      return send({ type: "resync", names: [message.name] });
+    }
+    case "watching":
+      fails = 0;
+      return;
+    case "ping":
+      send({ type: "pong", ping: message.ping });
+      return setStatus("connected", Boolean(message.stale));
+    case "error":
+      console.warn(`dref: ${message.message}`, message);
+      document.dispatchEvent(new CustomEvent("dref:error", { detail: message }));
+  }
+}
+
+function hold(message, text, epoch) {
+  const { name, version, deleted = false } = message;
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return send({ type: "resync", names: [name] }); // a splice that met another text of the same length
+  }
+  const item = { text, value, epoch, version, deleted };
+  items.set(name, item);
+  for (const [watched, callbacks] of [...watchers]) {
+    if (matches(watched, name)) for (const entry of [...callbacks]) call(entry, name, item);
+  }
+}
+
+function call(entry, name, { value, version, epoch, deleted }) {
+  try {
+    entry.callback(value, { name, version, epoch, deleted });
+  } catch (error) {
+    console.error(error);
+  }
+}
+
+/** Tries at once instead of at the next step: there may be a network again, or somebody looks. */
+function hurry() {
+  if (!socket && watchers.size && document.visibilityState !== "hidden") connect();
+}
+
+addEventListener("online", hurry);
+addEventListener("pageshow", hurry);
+document.addEventListener("visibilitychange", hurry);
+
+const EMPTY = "\u2013";
+
+/** A value as <dref-value> shows it; the server's template tag writes the same. */
+export function display(value, { format = "", on = "on", off = "off", empty = EMPTY } = {}) {
+  if (value === null || value === undefined || value === "") return empty;
+  if (typeof value === "boolean") return value ? on : off;
+  if (format === "number" && (typeof value === "number" || /^-?\d+$/.test(value))) {
+    const language = document.documentElement.lang || undefined;
+    return new Intl.NumberFormat(language).format(typeof value === "string" ? BigInt(value) : value);
+  }
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+/** <dref-value name="visits" format="number" field="a.b" on="open" off="closed" empty="none">42</dref-value> */
+class DRefValue extends HTMLElement {
+  static observedAttributes = ["name"];
+
+  connectedCallback() {
+    this.attributeChangedCallback();
+  }
+
+  disconnectedCallback() {
+    if (this.unwatch) this.unwatch();
+    this.unwatch = null;
+  }
+
+  attributeChangedCallback() {
+    this.disconnectedCallback();
+    const name = this.getAttribute("name");
+    if (name && this.isConnected) this.unwatch = watch(name, (value) => this.show(value));
+  }
+
+  show(value) {
+    for (const step of (this.getAttribute("field") || "").split(".").filter(Boolean)) value = value?.[step];
+    const options = {};
+    for (const key of ["format", "on", "off", "empty"]) {
+      if (this.hasAttribute(key)) options[key] = this.getAttribute(key);
+    }
+    const text = display(value, options);
+    if (this.textContent !== text) this.textContent = text;
+    this.dispatchEvent(new CustomEvent("dref:change", { detail: value, bubbles: true }));
+  }
+}
+
+if (!customElements.get("dref-value")) customElements.define("dref-value", DRefValue);

@@ -1,0 +1,79 @@
+"""Settings of the demo. `python -m example_project.demo` sets the variables; without them it is one process on memory.
+
+- `DREF_DEMO_BACKEND`: memory, redis or postgres;
+- `DREF_DEMO_URL`: where that server is;
+- `DREF_DEMO_DIR`: the directory of the SQLite database (users and sessions, except on postgres).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+BACKEND = os.environ.get("DREF_DEMO_BACKEND", "memory")
+URL = os.environ.get("DREF_DEMO_URL", "")
+DIRECTORY = Path(os.environ.get("DREF_DEMO_DIR", tempfile.gettempdir()))
+
+# The processes of one demo share it; the next demo has another.
+SECRET_KEY = os.environ.get("DREF_DEMO_SECRET") or secrets.token_urlsafe(32)
+DEBUG = False
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+USE_TZ = True
+ROOT_URLCONF = "example_project.urls"
+STATIC_URL = "/static/"
+ASGI_APPLICATION = "example_project.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "channels",
+    "dref_django",
+    "example_project",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "example_project.views.content_security_policy",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+    }
+]
+
+
+def _database() -> dict[str, Any]:
+    if BACKEND != "postgres":
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": DIRECTORY / "demo.sqlite3"}
+    server = urlsplit(URL)
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": server.path.lstrip("/"),
+        "USER": unquote(server.username or ""),
+        "PASSWORD": unquote(server.password or ""),
+        "HOST": server.hostname,
+        "PORT": server.port,
+    }
+
+
+DATABASES = {"default": _database()}
+
+if BACKEND == "redis":
+    CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": URL}}
+
+DREF_BACKEND: Any = {"BACKEND": "redis", "OPTIONS": {"URL": URL}} if BACKEND == "redis" else BACKEND
+DREF_POLICY = "example_project.policy.DemoPolicy"

@@ -1,0 +1,14 @@
+"""The dashboard and its three kinds of button."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from . import views
+
+urlpatterns = [
+    path("", views.dashboard, name="dashboard"),
+    path("click/", views.click, name="click"),
+    path("maintenance/", views.switch_maintenance, name="maintenance"),
+    path("moods/<str:mood>/", views.vote, name="vote"),
+]

@@ -31,7 +31,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 from . import backends, commits, conf
 from .exceptions import DRefError, LockLost, LockTimeout
 from .flows import Flow, adrive, drive
-from .leasing import MIN_TTL, Held, clock, hold, notify_lost, take
+from .leasing import MIN_TTL, Grant, Held, clock, hold, notify_lost, take
 from .protocol import check_name
 
 logger = logging.getLogger("dref_django")
@@ -42,13 +42,13 @@ R = TypeVar("R")
 DEFAULT_TTL: Final = 30.0
 
 
-class _Setting:
+class Setting:
     def __repr__(self) -> str:
         return "LOCK_TIMEOUT"
 
 
-_SETTING: Final = _Setting()
-Timeout = float | _Setting | None
+SETTING: Final = Setting()
+Timeout = float | Setting | None
 Otherwise = Literal["raise", "skip"]
 
 
@@ -141,7 +141,7 @@ class Lock:
         self,
         *names: str,
         ttl: float = DEFAULT_TTL,
-        timeout: Timeout = _SETTING,
+        timeout: Timeout = SETTING,
         on_lost: Callable[[], Any] | None = None,
         at_least: float = 0.0,
         reentrant: bool = False,
@@ -149,9 +149,9 @@ class Lock:
         using: str = conf.DEFAULT_ALIAS,
     ) -> None:
         self.names = tuple(sorted({check_name(name) for name in names}))
-        self.ttl = _seconds("ttl", ttl, MIN_TTL)
-        self.timeout = timeout if timeout is None or isinstance(timeout, _Setting) else _seconds("timeout", timeout, 0)
-        self.at_least = _seconds("at_least", at_least, 0)
+        self.ttl = seconds("ttl", ttl, MIN_TTL)
+        self.timeout = timeout if timeout is None or isinstance(timeout, Setting) else seconds("timeout", timeout, 0)
+        self.at_least = seconds("at_least", at_least, 0)
         self.using = using
         self.on_lost = on_lost
         self.reentrant = reentrant
@@ -168,12 +168,12 @@ class Lock:
 
     # --- handles ------------------------------------------------------------------------------------------------
 
-    def acquire(self, timeout: Timeout = _SETTING) -> Held:
+    def acquire(self, timeout: Timeout = SETTING) -> Held:
         """Takes the lock and returns its handle, which is renewed until `release(held)`. For one name."""
         (held,) = drive(self._backend(), self._take(self._limit(timeout)))
         return held
 
-    async def aacquire(self, timeout: Timeout = _SETTING) -> Held:
+    async def aacquire(self, timeout: Timeout = SETTING) -> Held:
         (held,) = await adrive(self._backend(), self._take(self._limit(timeout)))
         return held
 
@@ -191,7 +191,7 @@ class Lock:
         try:
             for name in self._names():
                 left = None if deadline is None else max(deadline - clock(), 0)
-                grant = yield from take(backend, self.lease(name), ttl=self.ttl, timeout=left, meta=self._meta())
+                grant = yield from self._grant(name, left)
                 held = hold(backend, name, grant, self.ttl)
                 taken.append(held)
                 if self.on_lost is not None:
@@ -201,6 +201,10 @@ class Lock:
                 held.hand_back()
             raise
         return tuple(taken)
+
+    def _grant(self, name: str, timeout: float | None) -> Flow[Grant]:
+        """The lease that makes the caller a holder. What other kinds of locks do in their own way."""
+        return take(self._backend(), self.lease(name), ttl=self.ttl, timeout=timeout, meta=self._meta())
 
     def _give(self, helds: Iterable[Held], *, strict: bool) -> Flow[None]:
         """Releases all, whatever happens to one. Unless `strict`, a server out of reach is only logged."""
@@ -222,7 +226,7 @@ class Lock:
     def __enter__(self) -> Held:
         entry = self._again() or self._adopted()
         if entry is None:
-            entry = Entry(drive(self._backend(), self._take(self._limit(_SETTING))), owns=True)
+            entry = Entry(drive(self._backend(), self._take(self._limit(SETTING))), owns=True)
             self._stack().append(entry)
         return _handle(entry)
 
@@ -244,7 +248,7 @@ class Lock:
     async def __aenter__(self) -> Held:
         entry = self._again()
         if entry is None:
-            entry = Entry(await adrive(self._backend(), self._take(self._limit(_SETTING))), owns=True)
+            entry = Entry(await adrive(self._backend(), self._take(self._limit(SETTING))), owns=True)
             entry.interrupt_task()
             self._stack().append(entry)
         return _handle(entry)
@@ -270,11 +274,11 @@ class Lock:
         _report(loss, error)
 
     def _stack(self) -> list[Entry]:
-        return self._entries.setdefault(_here(), [])
+        return self._entries.setdefault(here(), [])
 
     def _again(self) -> Entry | None:
         """The entry that this thread or task is in already, when it may enter again."""
-        stack = self._entries.get(_here())
+        stack = self._entries.get(here())
         if not self.reentrant or not stack or stack[-1].loss() is not None:
             return None
         stack[-1].depth += 1
@@ -282,7 +286,7 @@ class Lock:
 
     def _leave(self) -> Entry | None:
         """The entry to end; None for an inner one."""
-        here = _here()
+        here = here()
         stack = self._entries.get(here)
         if not stack:
             raise RuntimeError(
@@ -303,12 +307,15 @@ class Lock:
         kept = _kept.get(threading.get_ident())
         if not kept:
             return None
-        helds = [kept.get((self.using, self.lease(name))) for name in self._names()]
+        helds = [self._kept_for(name, kept) for name in self._names()]
         if any(held is None or held.lost for held in helds):
             return None
         entry = Entry(cast("tuple[Held, ...]", tuple(helds)), owns=False)
         self._stack().append(entry)
         return entry
+
+    def _kept_for(self, name: str, kept: dict[tuple[str, str], Held]) -> Held | None:
+        return kept.get((self.using, self.lease(name)))
 
     def _released_after_commit(self, entry: Entry) -> bool:
         transactions = commits.open_transactions()
@@ -392,9 +399,9 @@ class Lock:
         return self.names
 
     def _limit(self, timeout: Timeout) -> float | None:
-        if isinstance(timeout, _Setting):
+        if isinstance(timeout, Setting):
             timeout = self.timeout
-        return self._backend().params.lock_timeout if isinstance(timeout, _Setting) else timeout
+        return self._backend().params.lock_timeout if isinstance(timeout, Setting) else timeout
 
 
 class _Entered:
@@ -442,7 +449,7 @@ _kept: dict[int, dict[tuple[str, str], Held]] = {}
 """By thread: what is held until the thread's transaction ends."""
 
 
-def _here() -> tuple[int, int]:
+def here() -> tuple[int, int]:
     """The thread and, inside a loop, the task."""
     if asyncio._get_running_loop() is None:
         return threading.get_ident(), 0
@@ -475,7 +482,7 @@ def who_am_i() -> dict[str, Any]:
 _HOST: Final = socket.gethostname()
 
 
-def _seconds(what: str, value: Any, least: float) -> float:
+def seconds(what: str, value: Any, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 2**31:
         raise ValueError(f"{what} is a number of seconds, {least:g} or more, not {value!r}")
     return float(value)

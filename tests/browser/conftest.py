@@ -1,0 +1,44 @@
+"""One browser for the run, and the demo on each back end, started on first use."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from example_project.demo import PROCESSES, Demo
+from tests.browser.chrome import Chrome
+
+GetDemo = Callable[[str], Demo]
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Iterator[Chrome]:
+    with Chrome() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def _demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GetDemo]:
+    started: dict[str, Demo] = {}
+    with ExitStack() as stack:
+
+        def get(backend: str) -> Demo:
+            if backend not in started:
+                log = tmp_path_factory.mktemp(backend) / "log"
+                started[backend] = stack.enter_context(Demo(backend, log=log))
+            return started[backend]
+
+        yield get
+
+
+@pytest.fixture(params=sorted(PROCESSES))
+def demo(request: pytest.FixtureRequest, _demos: GetDemo) -> Demo:
+    """The demo on each back end in turn: one process on memory, two on the others."""
+    return _demos(request.param)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go; pytest keeps the directories of the last three runs."""
+    return tmp_path_factory.mktemp("screenshots")

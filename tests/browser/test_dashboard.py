@@ -1,0 +1,146 @@
+"""The dashboard in a real browser, served by real processes: what one page changes, the others show."""
+
+import struct
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from example_project.demo import Demo, Visitor
+from tests.browser.chrome import Chrome, Page
+from tests.proxy import TcpProxy
+
+LIVE = "document.documentElement.dataset.drefStatus === 'connected'"
+LOST = "document.documentElement.dataset.drefStatus === 'reconnecting'"
+
+
+def opened(page: Page, address: str) -> Page:
+    page.open(address)
+    page.wait_for(LIVE)
+    return page
+
+
+def number(page: Page, selector: str) -> int:
+    return int(page.text(selector).replace(",", ""))
+
+
+def port_of(address: str) -> int:
+    port = urlsplit(address).port
+    assert port is not None
+    return port
+
+
+def test_click_on_one_page_appears_on_a_page_of_another_process(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as clicking, chrome.page() as watching:
+        opened(watching, demo.addresses[0])
+        opened(clicking, demo.addresses[-1])
+        before = number(watching, "#clicks")
+        clicking.click("#click")
+        watching.wait_for_text("#clicks", f"{before + 1:,}")
+        clicking.wait_for_text("#clicks", f"{before + 1:,}")
+        watching.wait_for(f"document.querySelector('#activity').textContent.includes('{demo.ports[-1]}: somebody')")
+        assert not watching.complaints
+        assert not clicking.complaints
+
+
+def test_http_request_to_one_process_moves_a_page_of_another(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as watching:
+        opened(watching, demo.addresses[0])
+        before = number(watching, "#page-views")
+        visitor = Visitor(demo.addresses[-1])
+        for _ in range(3):
+            visitor.load()
+        watching.wait_for_text("#page-views", f"{before + 3:,}")
+
+
+def test_flag_switched_on_one_page_switches_the_others(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as switching, chrome.page() as watching:
+        opened(switching, demo.addresses[0])
+        opened(watching, demo.addresses[-1])
+        other = {"open": "closed", "closed": "open"}[watching.text("#shop").strip()]
+        switching.click("#maintenance")
+        watching.wait_for_text("#shop", other)
+        checked = {"open": "false", "closed": "true"}[other]
+        watching.wait_for(f"document.querySelector('#maintenance').getAttribute('aria-checked') === '{checked}'")
+
+
+def test_field_of_a_typed_value_moves_and_the_bar_follows(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as voting, chrome.page() as watching:
+        opened(voting, demo.addresses[-1])
+        opened(watching, demo.addresses[0])
+        before, other = number(watching, "#sunny"), number(watching, "#stormy")
+        voting.click("[action$='moods/sunny/'] button")
+        watching.wait_for_text("#sunny", f"{before + 1:,}")
+        assert number(watching, "#stormy") == other
+        watching.wait_for("parseFloat(document.querySelector('[data-mood=sunny]').style.inlineSize) > 0")
+
+
+def test_page_comes_back_with_the_right_value_after_its_connection_was_cut(demo: Demo, chrome: Chrome) -> None:
+    with TcpProxy("127.0.0.1", demo.ports[0]) as proxy, chrome.page() as page:
+        opened(page, proxy.through(demo.addresses[0]))
+        before = number(page, "#clicks")
+        visitor = Visitor(demo.addresses[-1])
+        visitor.load()
+
+        proxy.refuse()
+        page.wait_for(LOST)
+        for _ in range(5):  # missed by the page
+            visitor.post("click/")
+        assert number(page, "#clicks") == before
+        proxy.accept()
+        page.wait_for(LIVE)
+        page.wait_for_text("#clicks", f"{before + 5:,}")
+
+        visitor.post("click/")  # and it goes on
+        page.wait_for_text("#clicks", f"{before + 6:,}")
+
+
+def test_cut_that_missed_nothing_sends_nothing_again(demo: Demo, chrome: Chrome) -> None:
+    with TcpProxy("127.0.0.1", demo.ports[0]) as proxy, chrome.page() as page:
+        opened(page, proxy.through(demo.addresses[0]))
+        page.evaluate(
+            "import('/static/dref_django/dref.js').then((dref) => new Promise((known) => {"
+            "window.calls = 0; dref.watch('demo.clicks', () => { window.calls++; known(); }); }))"
+        )
+        before = page.evaluate("window.calls")
+        accepted = proxy.accepted
+        proxy.cut()
+        page.wait_for(LOST)
+        page.wait_for(LIVE)
+        assert proxy.accepted > accepted
+        visitor = Visitor(demo.addresses[-1])
+        visitor.load()
+        visitor.post("click/")
+        page.wait_for(f"window.calls > {before}")
+        assert page.evaluate("window.calls") == before + 1
+
+
+def test_value_is_on_the_page_without_javascript_and_forms_work(demo: Demo, chrome: Chrome) -> None:
+    visitor = Visitor(demo.addresses[-1])
+    visitor.load()
+    visitor.post("click/")
+    with chrome.page(scripts=False) as page:
+        page.open(demo.addresses[0])
+        page.wait_for("Number(document.querySelector('#clicks').textContent.replaceAll(',', '')) > 0")
+        before = number(page, "#clicks")
+        views = number(page, "#page-views")
+        page.click("#click")
+        page.wait_for(f"Number(document.querySelector('#page-views').textContent.replaceAll(',', '')) > {views}")
+        page.wait_for_text("#clicks", f"{before + 1:,}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1100, 900), (360, 900)], ids=["desk", "phone"])
+def test_page_fits_its_window(
+    demo: Demo, chrome: Chrome, pictures: Path, scheme: str, size: tuple[int, int]
+) -> None:
+    with chrome.page() as page:
+        page.look(width=size[0], height=size[1], scheme=scheme)
+        opened(page, demo.addresses[0])
+        page.click("[action$='moods/cloudy/'] button")
+        page.wait_for("document.querySelector('#activity').textContent.includes('voted cloudy')")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+        picture = pictures / f"{demo.backend}-{size[0]}-{scheme}.png"
+        page.screenshot(picture)
+        width, _ = struct.unpack(">II", picture.read_bytes()[16:24])
+        assert width == size[0]

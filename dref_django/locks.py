@@ -286,8 +286,8 @@ class Lock:
 
     def _leave(self) -> Entry | None:
         """The entry to end; None for an inner one."""
-        here = here()
-        stack = self._entries.get(here)
+        place = here()
+        stack = self._entries.get(place)
         if not stack:
             raise RuntimeError(
                 f"{self!r} is left by another thread or task than the one that entered it; use acquire() and release()."
@@ -297,7 +297,7 @@ class Lock:
             return None
         entry = stack.pop()
         if not stack:
-            del self._entries[here]
+            del self._entries[place]
         return entry
 
     # --- transactions -------------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ def after_all(transactions: Sequence[BaseDatabaseWrapper], callback: Callable[[b
         hook.finalizer.atexit = False
         hook.countdown = countdown
         no_savepoints: set[str] = set()
-        connection.run_on_commit.append((no_savepoints, hook, True))  # type: ignore[arg-type]
+        # In front: a hook of the project that raises drops those behind it, and may well take the same lock.
+        connection.run_on_commit.insert(0, (no_savepoints, hook, True))  # type: ignore[arg-type]
 
 
 class _Countdown:
@@ -51,7 +52,7 @@ class _Countdown:
         self._left = count
         self._committed = True
         self._callback = callback
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # the garbage collector may finalise one hook in the midst of another
 
     def ended(self, committed: bool) -> None:
         with self._mutex:
@@ -65,6 +66,9 @@ class _Countdown:
 class _Hook:
     finalizer: weakref.finalize[Any, Any]
     countdown: _Countdown
+
+    def __init__(self) -> None:
+        vars(self)["__qualname__"] = "dref_django.commits.after_all"  # Django names a hook that raises by it
 
     def __call__(self) -> None:
         if self.finalizer.detach() is not None:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from . import backends, background
 from .backends.base import Backend
+from .clock import SYSTEM
 from .exceptions import DRefError, LockLost, LockTimeout
 from .flows import Flow, Pause
 from .protocol import Acquire, Release, Renew, Reply, Status
@@ -44,18 +45,17 @@ RENEWALS: Final = 3
 MIN_TTL: Final = 1.0
 RETRY: Final = 0.1
 """Seconds between two tries of a renewal that failed."""
+LAST_TRY: Final = 0.2
+"""Seconds that a renewal may use up, though no time is left for another one."""
+IDLE: Final = 60.0
 RENEW_BATCH: Final = 500
 FAREWELL_TIMEOUT: Final = 1.0
 
 _numbers = itertools.count(1)
 
 
-def clock() -> float:
-    """Seconds on a clock that never steps and, where the system has one, also counts time spent suspended."""
-    return time.clock_gettime(_CLOCK)
-
-
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+clock: Final = SYSTEM.monotonic
+"""What waits go by. The trust window goes by the back end's clock, which tests may move by hand."""
 
 
 def new_owner(backend: Backend) -> str:
@@ -68,7 +68,7 @@ class Grant(NamedTuple):
     owner: str
     token: int
     sent: float
-    """`clock()` when the command that was granted was sent."""
+    """Time of the back end's clock when the command that was granted was sent."""
 
 
 def take(
@@ -80,37 +80,49 @@ def take(
     back: at once after a timeout, by the keeper's thread after a cancellation.
     """
     owner = owner or new_owner(backend)
-    ttl_us = int(ttl * 1e6)
-    sent = clock()
+    deadline = None if timeout is None else clock() + timeout
+    sent = backend.clock.monotonic()
     try:
-        reply: Reply = yield Acquire(lease, owner, ttl_us, 0, meta)
+        reply: Reply = yield Acquire(lease, owner, int(ttl * 1e6), 0, meta)
+        if _is_granted(backend, reply, sent, ttl):
+            return Grant(lease, owner, reply.token, sent)
+        if deadline is None or clock() < deadline:
+            grant = yield from _queue_up(backend, Acquire(lease, owner, int(ttl * 1e6), PLACE, meta), deadline)
+            if grant is not None:
+                return grant
+            yield Release(lease, owner)
+        elif reply.status is Status.APPLIED:
+            yield Release(lease, owner)
     except BaseException:
         keeper_of(backend).release_soon(lease, owner)
         raise
-    if reply.status is Status.APPLIED:
-        return Grant(lease, owner, reply.token, sent)
-    deadline = None if timeout is None else sent + timeout
-    if deadline is not None and clock() >= deadline:
-        raise _timeout(lease, timeout)
+    raise _timeout(lease, timeout)
+
+
+def _queue_up(backend: Backend, command: Acquire, deadline: float | None) -> Flow[Grant | None]:
+    """Sleeps until it is our turn; None when the time is over, with the place in the queue still ours."""
     hub = get_hub(backend)
-    waker = hub.expect_wake(owner)
+    waker = hub.expect_wake(command.owner)
+    rang = True
     try:
-        while deadline is None or clock() < deadline:
+        while rang or deadline is None or clock() < deadline:
             waker.clear()
-            sent = clock()
-            reply = yield Acquire(lease, owner, ttl_us, PLACE, meta)
+            sent = backend.clock.monotonic()
+            reply: Reply = yield command
+            if _is_granted(backend, reply, sent, command.ttl / 1e6):
+                return Grant(command.name, command.owner, reply.token, sent)
             if reply.status is Status.APPLIED:
-                return Grant(lease, owner, reply.token, sent)
-            yield Pause(_until_recheck(reply, deadline), waker)
-        yield Release(lease, owner)
-        raise _timeout(lease, timeout)
-    except LockTimeout:
-        raise
-    except BaseException:
-        keeper_of(backend).release_soon(lease, owner)
-        raise
+                rang = False
+            else:
+                rang = yield Pause(_until_recheck(reply, deadline), waker)
     finally:
-        hub.forget_wake(owner)
+        hub.forget_wake(command.owner)
+    return None
+
+
+def _is_granted(backend: Backend, reply: Reply, sent: float, ttl: float) -> bool:
+    """A grant that was so long on its way that nothing of it can be trusted any more is asked for again."""
+    return reply.status is Status.APPLIED and backend.clock.monotonic() < sent + ttl * (1 - MARGIN)
 
 
 def give(lease: str, owner: str, token: int = 0, keep: float = 0) -> Flow[bool]:
@@ -142,17 +154,23 @@ class LostEvent(Waker):
         self._held = held
 
     def is_set(self) -> bool:
-        return super().is_set() or self._held.remaining() <= 0
+        return super().is_set() or self._held.is_lost()
 
     __bool__ = is_set
+
+    def wait(self, seconds: float | None = None) -> bool:
+        return self.is_set() or super().wait(seconds)
+
+    async def await_(self, seconds: float | None = None) -> bool:
+        return self.is_set() or await super().await_(seconds)
 
 
 class Held:
     """A lease that this handle holds, or once held. Ownership is the handle's, not the thread's.
 
     - `name`, `token`: the fencing token rises strictly for the life of the name; hand it to what the lock protects.
-    - `lost`: an event, see `LostEvent`. `check()` raises `LockLost` when it is lost. `remaining()`: seconds for which
-      holding it is proven; 0 when lost or released.
+    - `lost`: an event, see `LostEvent`. `check()` raises `LockLost` when it is lost or released. `remaining()`: seconds
+      for which holding it is proven; 0 when lost or released.
     """
 
     def __init__(self, backend: Backend, name: str, grant: Grant, ttl: float) -> None:
@@ -164,24 +182,42 @@ class Held:
         self.ttl = ttl
         self.backend = backend
         self.acquired = grant.sent
-        self.renew_at = 0.0
+        self.renew_at = grant.sent + ttl / RENEWALS
         self.released = False
-        self.lost = LostEvent(self)
-        self.on_lost: list[Callable[[], None]] = []
+        self._deadline = grant.sent + ttl * (1 - MARGIN)
         self._reason = ""
-        self._deadline = 0.0
-        self._mutex = threading.Lock()
+        self._gone = False  # the server keeps nothing of it that could be released
+        self._releases = 0
+        self._listeners: list[Callable[[], None]] = []
+        self._event: LostEvent | None = None
+        self._mutex = threading.RLock()  # a finaliser may hand back in the midst of anything
+        self._clock = backend.clock.monotonic
         self._pid = os.getpid()
-        self.renewed(grant.sent)
 
     def __repr__(self) -> str:
-        state = "released" if self.released else "lost" if self.lost else "held"
+        state = "lost" if self.is_lost() else "released" if self.released else "held"
         return f"<{self.lease!r} {state}, token {self.token}>"
+
+    @property
+    def lost(self) -> LostEvent:
+        if self._event is None:
+            with self._mutex:
+                if self._event is None:
+                    self._event = LostEvent(self)
+        return self._event
+
+    def is_lost(self) -> bool:
+        if self._reason or os.getpid() != self._pid:
+            return True
+        return not self.released and self.remaining() <= 0
 
     def remaining(self) -> float:
         if self.released or self._reason or os.getpid() != self._pid:
             return 0.0
-        return max(self._deadline - clock(), 0.0)
+        left = self._deadline - self._clock()
+        if left <= 0:
+            self.mark_lost(self._too_late())
+        return max(left, 0.0)
 
     def check(self) -> None:
         """Raises `LockLost` unless it is proven that the lease is held now. No I/O."""
@@ -194,47 +230,96 @@ class Held:
         elif self.released and not self._reason:
             reason = "it was released"
         else:
-            reason = self._reason or f"it could not be renewed within its lease of {self.ttl:g} s"
+            reason = self._reason or self._too_late()
         return LockLost(f"{self.kind} {self.name!r} (token {self.token}) is not held any more: {reason}")
 
-    def renewed(self, sent: float) -> None:
-        """A renewal that was sent then succeeded. It cannot bring a lost lease back."""
-        with self._mutex:
-            if not self._reason:
-                self._deadline = max(self._deadline, sent + self.ttl * (1 - MARGIN))
-                self.renew_at = sent + self.ttl / RENEWALS
+    def _too_late(self) -> str:
+        return f"it could not be renewed within its lease of {self.ttl:g} s"
 
     def deadline(self) -> float:
         return self._deadline
 
-    def mark_lost(self, reason: str) -> None:
-        """Tells everybody who asked, once. Callbacks run on the callback thread."""
+    def renewed(self, sent: float) -> bool:
+        """A renewal that was sent then succeeded. It cannot bring back a lease that was lost meanwhile: then False."""
         with self._mutex:
+            if self._reason:
+                return False
+            if self._clock() < self._deadline:
+                self._deadline = max(self._deadline, sent + self.ttl * (1 - MARGIN))
+                self.renew_at = sent + self.ttl / RENEWALS
+                return True
+        self.mark_lost(self._too_late())
+        return False
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Calls back once when the lease is lost; at once when it is already. From any thread; must not block."""
+        with self._mutex:
+            if not self._reason:
+                self._listeners.append(callback)
+                return
+        callback()
+
+    def mark_lost(self, reason: str, *, gone: bool = False, tell: bool = True) -> None:
+        """Tells everybody who asked, once. `gone`: the server has forgotten this holder."""
+        with self._mutex:
+            self._gone = self._gone or gone
             if self._reason or self.released:
                 return
             self._reason = reason
+            listeners, self._listeners = self._listeners, []
+            event = self._event
+        if not tell:
+            return
         logger.warning("dref: %s %r (token %d) lost: %s", self.kind, self.name, self.token, reason)
-        self.lost.set()
-        for callback in self.on_lost:
-            callback()
+        if event is not None:
+            event.set()
+        for listener in listeners:
+            try:
+                listener()
+            except Exception:
+                logger.exception("dref: telling the loss of %s %r failed", self.kind, self.name)
+
+    def let_go(self, keep: float = 0) -> Release | None:
+        """From now on it is released and not renewed. Returns what to tell the server; None when that is nothing."""
+        if os.getpid() != self._pid:
+            return None
+        self.remaining()  # a deadline that has passed still counts as a loss
+        with self._mutex:
+            self.released = True
+            self._listeners.clear()
+            self._releases += 1
+            if self._gone:
+                return None
+        keeper_of(self.backend).remove(self)
+        return Release(self.lease, self.owner, self.token, int(keep * 1e6))
+
+    def was_kept(self, existed: bool) -> bool:
+        """Whether it was held to the end, after the server's answer to the release."""
+        return (existed or self._releases > 1) and not self._reason
 
     def give_back(self, keep: float = 0) -> Flow[bool]:
-        """Stops renewing and releases; returns whether it was held to the end. Safe to repeat."""
-        if os.getpid() != self._pid:
-            return False
-        with self._mutex:
-            again, self.released = self.released, True
-        keeper_of(self.backend).remove(self)
-        held = yield from give(self.lease, self.owner, self.token, keep)
-        return (held or again) and not self._reason
+        """Stops renewing and releases; returns whether it was held to the end. Safe to repeat.
 
-    def hand_back(self) -> None:
+        With `keep` the lease stays taken for so many seconds more.
+        """
+        release = self.let_go(keep)
+        if release is None:
+            return False
+        reply: Reply = yield release
+        return self.was_kept(reply.existed)
+
+    def hand_back(self, keep: float = 0) -> None:
         """Releases without waiting, on the keeper's thread."""
-        if os.getpid() == self._pid:
-            self.released = True
-            keeper = keeper_of(self.backend)
-            keeper.remove(self)
-            keeper.release_soon(self.lease, self.owner)
+        release = self.let_go(keep)
+        if release is not None:
+            keeper_of(self.backend).send_soon(release)
+
+
+class _Waiting(NamedTuple):
+    """A release that nobody waits for. What cannot be sent until then runs out by itself."""
+
+    release: Release
+    until: float
 
 
 class Keeper:
@@ -242,12 +327,19 @@ class Keeper:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._clock = backend.clock.monotonic
         self._held: set[Held] = set()
-        self._releases: list[Release] = []
-        self._condition = threading.Condition()
+        self._releases: list[_Waiting] = []
+        self._release_at = 0.0
+        self._condition = threading.Condition()  # on an RLock: a finaliser may call in the midst of anything
         self._wakes_at = 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
+        backend.clock.on_move(self._look)
+
+    def _look(self) -> None:
+        with self._condition:
+            self._condition.notify()
 
     def add(self, held: Held) -> None:
         with self._condition:
@@ -259,8 +351,12 @@ class Keeper:
             self._held.discard(held)
 
     def release_soon(self, lease: str, owner: str) -> None:
+        """Takes `owner` out of the queue, or frees the lease if it was granted meanwhile."""
+        self.send_soon(Release(lease, owner))
+
+    def send_soon(self, release: Release) -> None:
         with self._condition:
-            self._releases.append(Release(lease, owner))
+            self._releases.append(_Waiting(release, clock() + self._backend.params.timeout))
             self._ensure(0.0)
 
     def look_again(self, lease: str, owner: str) -> None:
@@ -271,22 +367,22 @@ class Keeper:
                     held.renew_at = 0.0
                     self._ensure(0.0)
 
-    def close(self) -> None:
+    def farewell(self, reason: str, *, tell: bool) -> None:
+        """Ends: what is still held is lost here and now, then given back in a bounded time."""
         with self._condition:
             self._closed = True
+            helds, self._held = list(self._held), set()
+            releases = [waiting.release for waiting in self._releases]
+            self._releases = []
             self._condition.notify()
-
-    def farewell(self) -> None:
-        """Interpreter exit: gives back what is still held, in a bounded time."""
-        with self._condition:
-            self._closed = True
-            releases = [*self._releases, *(Release(held.lease, held.owner, held.token) for held in self._held)]
-            self._held.clear()
+        releases += [Release(held.lease, held.owner, held.token) for held in helds]
+        for held in helds:
+            held.mark_lost(reason, gone=True, tell=tell)
         if releases:
             try:
                 self._backend.execute(releases, timeout=FAREWELL_TIMEOUT)
             except Exception as error:
-                logger.warning("dref: %d leases could not be released at exit: %s", len(releases), error)
+                logger.warning("dref: %d leases could not be released and will run out: %s", len(releases), error)
 
     def forsake(self) -> None:
         """In a forked child: what the parent holds is lost here, and nothing of it is touched."""
@@ -304,23 +400,35 @@ class Keeper:
             self._condition.notify()
 
     def _run(self) -> None:
-        condition = self._condition
-        while True:
-            with condition:
-                if self._closed and not self._releases:
-                    return
-                now = clock()
-                due, releases = self._due(now), self._releases[:RENEW_BATCH]
-                del self._releases[:RENEW_BATCH]
-                if not due and not releases:
-                    self._wakes_at = min((min(held.renew_at, held.deadline()) for held in self._held), default=now + 60)
-                    condition.wait(max(self._wakes_at - now, 0))
-                    self._wakes_at = 0.0
-                    continue
-            if releases:
-                self._release(releases)
-            if due:
-                self._renew(due)
+        while not (self._closed and not self._releases):
+            try:
+                self._round()
+            except Exception:
+                logger.exception("dref: renewing leases failed")
+                time.sleep(RETRY)
+
+    def _round(self) -> None:
+        """Sleeps until something is due, or does it."""
+        with self._condition:
+            if self._closed and not self._releases:
+                return
+            now = self._clock()
+            due, releases = self._due(now), self._due_releases()
+            if not due and not releases:
+                self._wakes_at = self._next_moment(now)
+                self._condition.wait(max(self._wakes_at - now, 0))
+                self._wakes_at = 0.0
+                return
+        if due:
+            self._renew(due)
+        if releases:
+            self._release(releases)
+
+    def _next_moment(self, now: float) -> float:
+        moments = [min(held.renew_at, held.deadline()) for held in self._held]
+        if self._releases:
+            moments.append(now + self._release_at - clock())
+        return min(moments, default=now + IDLE)
 
     def _due(self, now: float) -> list[Held]:
         """Everything that wants a renewal within a sixth of its lease, as soon as one is due: one batch."""
@@ -328,48 +436,66 @@ class Keeper:
             return []
         return [held for held in self._held if held.renew_at <= now + held.ttl / (2 * RENEWALS)]
 
+    def _due_releases(self) -> list[_Waiting]:
+        if clock() < self._release_at:
+            return []
+        due = self._releases[:RENEW_BATCH]
+        del self._releases[:RENEW_BATCH]
+        return due
+
+    def _time_limit(self) -> float:
+        """For one exchange: the lease that runs out first must have time for another try after it."""
+        now = self._clock()
+        with self._condition:
+            left = min((held.deadline() - now for held in self._held), default=FAREWELL_TIMEOUT)
+        return min(self._backend.params.timeout, max(left / 2, min(left, LAST_TRY), SOONEST))
+
     def _renew(self, due: list[Held]) -> None:
-        now = clock()
-        for held in [held for held in due if held.deadline() <= now]:
-            due.remove(held)
-            self._lose(held, f"it could not be renewed within its lease of {held.ttl:g} s")
+        for held in due:
+            if held.remaining() <= 0:
+                self.remove(held)
+        due = [held for held in due if held.remaining() > 0]
         for start in range(0, len(due), RENEW_BATCH):
             self._renew_batch(due[start : start + RENEW_BATCH])
 
     def _renew_batch(self, due: list[Held]) -> None:
-        sent = clock()
-        limit = min(self._backend.params.timeout, max(min(held.deadline() for held in due) - sent, SOONEST))
+        sent = self._clock()
         renewals = [Renew(held.lease, held.owner, held.token, int(held.ttl * 1e6)) for held in due]
         try:
-            replies = self._backend.execute(renewals, timeout=limit)
+            replies = self._backend.execute(renewals, timeout=self._time_limit())
         except Exception as error:
             if not isinstance(error, DRefError):
                 logger.exception("dref: renewing leases failed")
             for held in due:
-                held.renew_at = clock() + RETRY
+                held.renew_at = self._clock() + RETRY
             return
         for held, reply in zip(due, replies, strict=True):
-            if reply.status is Status.APPLIED:
-                held.renewed(sent)
-            else:
-                self._lose(held, "it ran out, was broken, or another holds it now")
+            if reply.status is not Status.APPLIED:
+                self.remove(held)
+                held.mark_lost("it ran out, was broken, or another holds it now", gone=True)
+            elif not held.renewed(sent):
+                self.remove(held)
         self._listen_for_breaks()
 
     def _listen_for_breaks(self) -> None:
         """Who holds a lease for longer than a renewal wants to hear at once when it is broken."""
-        hub = get_hub(self._backend)
-        hub.on_other_wake = self.look_again
-        hub.start()
+        if not self._closed:
+            hub = get_hub(self._backend)
+            hub.on_other_wake = self.look_again
+            hub.start()
 
-    def _lose(self, held: Held, reason: str) -> None:
-        self.remove(held)
-        held.mark_lost(reason)
-
-    def _release(self, releases: list[Release]) -> None:
+    def _release(self, releases: list[_Waiting]) -> None:
         try:
-            self._backend.execute(releases)
+            self._backend.execute([waiting.release for waiting in releases], timeout=self._time_limit())
         except Exception as error:
-            logger.warning("dref: %d leases could not be released and will run out: %s", len(releases), error)
+            now = clock()
+            again = [waiting for waiting in releases if waiting.until > now]
+            with self._condition:
+                self._releases[:0] = again
+                self._release_at = now + RETRY
+            if len(again) < len(releases):
+                count = len(releases) - len(again)
+                logger.warning("dref: %d leases could not be released and will run out: %s", count, error)
 
 
 _mutex = threading.Lock()
@@ -394,20 +520,19 @@ def hold(backend: Backend, name: str, grant: Grant, ttl: float) -> Held:
 
 
 def notify_lost(function: Callable[..., Any], *args: Any) -> Callable[[], None]:
-    """A callback for `Held.on_lost` that runs on the process's callback thread."""
+    """A callback for `Held.when_lost` that runs on the process's callback thread."""
     return lambda: call_back(lambda: function(*args))
 
 
 def _discard(backend: Backend) -> None:
     keeper = _keepers.pop(backend, None)
     if keeper is not None:
-        keeper.farewell()
-        keeper.close()
+        keeper.farewell("its back end was discarded (the settings were changed)", tell=True)
 
 
 def _farewell() -> None:
     for keeper in list(_keepers.values()):
-        keeper.farewell()
+        keeper.farewell("the process ends", tell=False)
 
 
 def _after_fork() -> None:

@@ -17,6 +17,7 @@ is cancelled. What must never happen twice needs the fencing token (`held.token`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
@@ -24,15 +25,17 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
+
+from asgiref.sync import iscoroutinefunction
 
 from . import backends, commits, conf
 from .exceptions import DRefError, LockLost, LockTimeout
 from .flows import Flow, adrive, drive
 from .leasing import MIN_TTL, Grant, Held, clock, hold, notify_lost, take
-from .protocol import check_name
+from .protocol import Reply, check_name
 
 logger = logging.getLogger("dref_django")
 
@@ -50,6 +53,7 @@ class Setting:
 SETTING: Final = Setting()
 Timeout = float | Setting | None
 Otherwise = Literal["raise", "skip"]
+Place: TypeAlias = tuple[threading.Thread, "asyncio.Task[Any] | None"]
 
 
 class HeldAll:
@@ -65,7 +69,7 @@ class HeldAll:
 
     @property
     def lost(self) -> bool:
-        return any(held.lost for held in self.members)
+        return any(held.is_lost() for held in self.members)
 
     def check(self) -> None:
         for held in self.members:
@@ -76,11 +80,11 @@ class HeldAll:
 
 
 class Entry:
-    """One passage through a lock: what is held, and how the loss is told to the body."""
+    """One passage through a lock: what is held, what of it is released at the end, how a loss is told to the body."""
 
-    def __init__(self, helds: tuple[Held, ...], *, owns: bool) -> None:
+    def __init__(self, helds: tuple[Held, ...], owned: tuple[Held, ...]) -> None:
         self.helds = helds
-        self.owns = owns
+        self.owned = owned
         self.depth = 1
         self.task: asyncio.Task[Any] | None = None
         self.cancelling = 0
@@ -90,12 +94,12 @@ class Entry:
     def interrupt_task(self) -> None:
         """From now on a loss cancels the task that runs the body."""
         self.task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
         if self.task is None:
             return
         self.cancelling = self.task.cancelling()
+        loop = asyncio.get_running_loop()
         for held in self.helds:
-            held.on_lost.append(functools.partial(_call_soon, loop, self._interrupt))
+            held.when_lost(functools.partial(_call_soon, loop, self._interrupt))
 
     def _interrupt(self) -> None:
         if self.task is not None and not self.left and not self.interrupted:
@@ -112,7 +116,7 @@ class Entry:
 
     def loss(self) -> LockLost | None:
         for held in self.helds:
-            if held.lost and not held.released:
+            if held.is_lost():
                 return held.error()
         return None
 
@@ -158,7 +162,7 @@ class Lock:
         if otherwise not in ("raise", "skip"):
             raise ValueError(f'otherwise is "raise" or "skip", not {otherwise!r}')
         self.otherwise: Otherwise = otherwise
-        self._entries: dict[tuple[int, int], list[Entry]] = {}
+        self._entries: dict[Place, list[Entry]] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.names))}, ttl={self.ttl:g})"
@@ -169,11 +173,16 @@ class Lock:
     # --- handles ------------------------------------------------------------------------------------------------
 
     def acquire(self, timeout: Timeout = SETTING) -> Held:
-        """Takes the lock and returns its handle, which is renewed until `release(held)`. For one name."""
+        """Takes the lock and returns its handle, which is renewed until `release(held)`. For one name.
+
+        Handles know nothing of transactions: `release` frees the lock at once. They may change threads.
+        """
+        self._only_name()
         (held,) = drive(self._backend(), self._take(self._limit(timeout)))
         return held
 
     async def aacquire(self, timeout: Timeout = SETTING) -> Held:
+        self._only_name()
         (held,) = await adrive(self._backend(), self._take(self._limit(timeout)))
         return held
 
@@ -184,18 +193,22 @@ class Lock:
     async def arelease(self, held: Held) -> None:
         await adrive(held.backend, self._give((held,), strict=True))
 
-    def _take(self, timeout: float | None) -> Flow[tuple[Held, ...]]:
+    def _take(self, timeout: float | None, names: Sequence[str] = ()) -> Flow[tuple[Held, ...]]:
+        """Takes these names (all of the lock's when none are given), or none of them."""
         backend = self._backend()
+        tell = None if self.on_lost is None else _once(notify_lost(self.on_lost))
         deadline = None if timeout is None else clock() + timeout
         taken: list[Held] = []
         try:
-            for name in self._names():
+            for name in names or self._names():
                 left = None if deadline is None else max(deadline - clock(), 0)
                 grant = yield from self._grant(name, left)
                 held = hold(backend, name, grant, self.ttl)
                 taken.append(held)
-                if self.on_lost is not None:
-                    held.on_lost.append(notify_lost(self.on_lost))
+                if tell is not None:
+                    held.when_lost(tell)
+            for held in taken:
+                held.check()  # the first may have been lost while the last was waited for
         except BaseException:
             for held in taken:
                 held.hand_back()
@@ -206,27 +219,45 @@ class Lock:
         """The lease that makes the caller a holder. What other kinds of locks do in their own way."""
         return take(self._backend(), self.lease(name), ttl=self.ttl, timeout=timeout, meta=self._meta())
 
-    def _give(self, helds: Iterable[Held], *, strict: bool) -> Flow[None]:
-        """Releases all, whatever happens to one. Unless `strict`, a server out of reach is only logged."""
-        loss: LockLost | None = None
+    def _give(self, helds: Sequence[Held], *, strict: bool) -> Flow[None]:
+        """Releases all in one step. Unless `strict`, a server out of reach is only logged."""
+        releases = [(held, release) for held in helds if (release := held.let_go(self._keep(held))) is not None]
+        lost = {held.name: held for held in helds}
+        try:
+            replies: list[Reply] = (yield [release for _, release in releases]) if releases else []
+            for (held, _), reply in zip(releases, replies, strict=True):
+                if held.was_kept(reply.existed):
+                    del lost[held.name]
+        except DRefError as error:
+            if strict:
+                raise
+            logger.warning("dref: %s could not be released and will run out: %s", ", ".join(map(repr, helds)), error)
+            return
+        except BaseException:
+            self._hand_back(helds)
+            raise
+        for held in lost.values():
+            raise held.error()
+
+    def _hand_back(self, helds: Iterable[Held]) -> None:
         for held in helds:
-            keep = max(held.acquired + self.at_least - clock(), 0.0)
-            try:
-                if not (yield from held.give_back(keep)):
-                    loss = held.error()
-            except DRefError as error:
-                if strict:
-                    raise
-                logger.warning("dref: %r could not be released and will run out: %s", held, error)
-        if loss is not None:
-            raise loss
+            held.hand_back(self._keep(held))
+
+    def _keep(self, held: Held) -> float:
+        """Seconds for which `at_least` wants it taken."""
+        return max(held.acquired + self.at_least - held.backend.clock.monotonic(), 0.0) if self.at_least else 0.0
 
     # --- with ---------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Held:
-        entry = self._again() or self._adopted()
+        entry = self._again()
         if entry is None:
-            entry = Entry(drive(self._backend(), self._take(self._limit(SETTING))), owns=True)
+            kept = self._kept_names()
+            missing = [name for name in self._names() if name not in kept]
+            owned: tuple[Held, ...] = ()
+            if missing or not kept:
+                owned = drive(self._backend(), self._take(self._limit(SETTING), missing))
+            entry = Entry((*kept.values(), *owned), owned)
             self._stack().append(entry)
         return _handle(entry)
 
@@ -236,11 +267,10 @@ class Lock:
         entry = self._leave()
         if entry is None:
             return
-        entry.left = True
         loss = entry.loss()
-        if entry.owns and not self._released_after_commit(entry):
+        if entry.owned and not self._released_after_commit(entry.owned):
             try:
-                drive(self._backend(), self._give(entry.helds, strict=False))
+                drive(entry.owned[0].backend, self._give(entry.owned, strict=False))
             except LockLost as lost:
                 loss = loss or lost
         _report(loss, error)
@@ -248,7 +278,8 @@ class Lock:
     async def __aenter__(self) -> Held:
         entry = self._again()
         if entry is None:
-            entry = Entry(await adrive(self._backend(), self._take(self._limit(SETTING))), owns=True)
+            helds = await adrive(self._backend(), self._take(self._limit(SETTING)))
+            entry = Entry(helds, helds)
             entry.interrupt_task()
             self._stack().append(entry)
         return _handle(entry)
@@ -262,13 +293,9 @@ class Lock:
         ours = entry.is_own_cancellation(error)
         loss = entry.loss()
         try:
-            await adrive(self._backend(), self._give(entry.helds, strict=False))
+            await adrive(entry.owned[0].backend, self._give(entry.owned, strict=False))
         except LockLost as lost:
             loss = loss or lost
-        except asyncio.CancelledError:
-            for held in entry.helds:
-                held.hand_back()
-            raise
         if ours and loss is not None:
             raise loss from error
         _report(loss, error)
@@ -289,9 +316,7 @@ class Lock:
         place = here()
         stack = self._entries.get(place)
         if not stack:
-            raise RuntimeError(
-                f"{self!r} is left by another thread or task than the one that entered it; use acquire() and release()."
-            )
+            place, stack = self._only_stack()
         stack[-1].depth -= 1
         if stack[-1].depth:
             return None
@@ -300,40 +325,42 @@ class Lock:
             del self._entries[place]
         return entry
 
+    def _only_stack(self) -> tuple[Place, list[Entry]]:
+        """A generator may be closed by another thread or task than the one that entered; one entry is unmistakable."""
+        if len(self._entries) == 1:
+            return next(iter(self._entries.items()))
+        raise RuntimeError(
+            f"{self!r} is left by a thread or task that did not enter it, and which of its {len(self._entries)} "
+            "entries is meant cannot be told; use acquire() and release()."
+        )
+
     # --- transactions -------------------------------------------------------------------------------------------
 
-    def _adopted(self) -> Entry | None:
-        """The locks that this thread keeps until its transaction ends, when they are the ones asked for."""
-        kept = _kept.get(threading.get_ident())
+    def _kept_names(self) -> dict[str, Held]:
+        """Those of this lock's names that this thread keeps until its transaction ends."""
+        kept: dict[tuple[str, str], Held] | None = getattr(_local, "kept", None)
         if not kept:
-            return None
-        helds = [self._kept_for(name, kept) for name in self._names()]
-        if any(held is None or held.lost for held in helds):
-            return None
-        entry = Entry(cast("tuple[Held, ...]", tuple(helds)), owns=False)
-        self._stack().append(entry)
-        return entry
+            return {}
+        found = {name: kept.get((self.using, self.lease(name))) for name in self._names()}
+        return {name: held for name, held in found.items() if held is not None and held.remaining() > 0}
 
-    def _kept_for(self, name: str, kept: dict[tuple[str, str], Held]) -> Held | None:
-        return kept.get((self.using, self.lease(name)))
-
-    def _released_after_commit(self, entry: Entry) -> bool:
+    def _released_after_commit(self, owned: tuple[Held, ...]) -> bool:
         transactions = commits.open_transactions()
         if not transactions:
             return False
-        kept = _kept.setdefault(threading.get_ident(), {})
-        keys = [(self.using, self.lease(name)) for name in self._names()]
-        kept.update(zip(keys, entry.helds, strict=True))
+        kept: dict[tuple[str, str], Held] = _local.__dict__.setdefault("kept", {})
+        keys = [(self.using, self.lease(held.name)) for held in owned]
+        kept.update(zip(keys, owned, strict=True))
 
         def ended(committed: bool) -> None:
-            for key in keys:
-                kept.pop(key, None)
+            for key, held in zip(keys, owned, strict=True):
+                if kept.get(key) is held:
+                    del kept[key]
             if not committed:
-                for held in entry.helds:
-                    held.hand_back()
+                self._hand_back(owned)
                 return
             try:
-                drive(self._backend(), self._give(entry.helds, strict=False))
+                drive(owned[0].backend, self._give(owned, strict=False))
             except LockLost as loss:
                 logger.warning("dref: lost before the transaction was over: %s", loss)
 
@@ -343,8 +370,9 @@ class Lock:
     # --- decorator ----------------------------------------------------------------------------------------------
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        _refuse_unguardable(function)
         guarded = self if self.names else self._named(f"{function.__module__}.{function.__qualname__}")
-        if inspect.iscoroutinefunction(function):
+        if iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def aguard(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -398,9 +426,15 @@ class Lock:
             raise ValueError("lock() without a name is a decorator; give it a name to use it in a with block.")
         return self.names
 
+    def _only_name(self) -> None:
+        if len(self._names()) > 1:
+            raise ValueError(f"acquire() is for a lock of one name; enter {self!r} in a with block instead.")
+
     def _limit(self, timeout: Timeout) -> float | None:
         if isinstance(timeout, Setting):
             timeout = self.timeout
+        elif timeout is not None:
+            timeout = seconds("timeout", timeout, 0)
         return self._backend().params.lock_timeout if isinstance(timeout, Setting) else timeout
 
 
@@ -445,20 +479,41 @@ def lock(*names: Any, **options: Any) -> Any:
     return Lock(*names, **options)
 
 
-_kept: dict[int, dict[tuple[str, str], Held]] = {}
-"""By thread: what is held until the thread's transaction ends."""
+_local = threading.local()
+"""`kept`: what this thread holds until its transaction ends, by alias and lease."""
 
 
-def here() -> tuple[int, int]:
-    """The thread and, inside a loop, the task."""
+def here() -> Place:
+    """The thread and, inside a loop, the task: the objects, as their ids are used again."""
     if asyncio._get_running_loop() is None:
-        return threading.get_ident(), 0
-    return threading.get_ident(), id(asyncio.current_task())
+        return threading.current_thread(), None
+    return threading.current_thread(), asyncio.current_task()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    if not loop.is_closed():
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the body is gone
         loop.call_soon_threadsafe(callback)
+
+
+def _once(callback: Callable[[], None]) -> Callable[[], None]:
+    """For several leases that belong together and are mostly lost together."""
+    callbacks = [callback]
+
+    def tell() -> None:
+        if callbacks:
+            callbacks.pop()()
+
+    return tell
+
+
+def _refuse_unguardable(function: Any) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{function!r} is a generator: a lock around the call would be released before its body runs. "
+            "Use a with block inside it."
+        )
+    if inspect.isclass(function) or not hasattr(function, "__qualname__"):
+        raise TypeError(f"@lock guards a function, not {function!r}.")
 
 
 def _handle(entry: Entry) -> Held:

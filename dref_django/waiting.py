@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 
@@ -24,7 +25,7 @@ class Waker:
             self._ring.set()
             futures, self._futures = self._futures, []
         for loop, future in futures:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(_finish, future)
 
     def clear(self) -> None:

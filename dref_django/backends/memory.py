@@ -27,14 +27,19 @@ class MemoryBackend(Backend):
         self._store = Store()
         self._feeds: list[MemoryFeed] = []
         self.epoch = secrets.token_hex(8)
+        # The wall clock of the start, and from there a clock that nobody sets: a step must not end a lease.
+        self._began = time.time_ns() - time.monotonic_ns()
 
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         with self._mutex:
-            replies, events = self._store.apply(commands, time.time_ns() // 1000 if now is None else now)
+            replies, events = self._store.apply(commands, self._clock_us() if now is None else now)
             if events:
                 for feed in self._feeds:
                     feed.publish(events)
         return replies
+
+    def _clock_us(self) -> int:
+        return (self._began + time.monotonic_ns()) // 1000
 
     async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         return self.send(commands, now, timeout)

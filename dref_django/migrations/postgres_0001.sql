@@ -23,11 +23,13 @@ CREATE TABLE dref_entry (
     base bigint NOT NULL DEFAULT 0,      -- the version before
     existed boolean NOT NULL DEFAULT false,  -- whether there was a value before this version
     deadline bigint,                     -- end of life; of a deleted entry the time of its deletion; NULL: lives for ever
-    ring bytea NOT NULL DEFAULT '',      -- the last 8 mutations, 24 bytes each: op id, version, result
+    op bytea NOT NULL DEFAULT '',        -- op id of the mutation that made this version, 8 bytes; '': it had none
+    result bigint NOT NULL DEFAULT 0,    -- and its result: the sum of an Add, else whether there was a value before
+    ring bytea NOT NULL DEFAULT '',      -- earlier mutations, 24 bytes each: op id, version, result; 8 with this one
     PRIMARY KEY (space, name)
 ) WITH (fillfactor = 50);                -- room for updates within the page (HOT), which leave the index alone
 ALTER TABLE dref_entry ALTER COLUMN data SET STORAGE EXTERNAL;  -- compressing 100 KB costs 3 ms a write
-ALTER TABLE dref_entry ALTER COLUMN ring SET STORAGE PLAIN;
+ALTER TABLE dref_entry ALTER COLUMN ring SET STORAGE PLAIN, ALTER COLUMN op SET STORAGE PLAIN;
 CREATE INDEX dref_entry_deadline ON dref_entry (deadline) WHERE deadline IS NOT NULL;
 
 CREATE TABLE dref_lease (
@@ -47,11 +49,9 @@ CREATE FUNCTION dref_now(p_now bigint) RETURNS bigint LANGUAGE sql VOLATILE PARA
     SELECT coalesce(p_now, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 $$;
 
--- The ring with one more mark; the oldest of more than eight falls off.
-CREATE FUNCTION dref_mark(p_ring bytea, p_op bytea, p_version bigint, p_result bigint)
-RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN p_op = '' THEN p_ring
-        ELSE substr(p_ring, greatest(1, length(p_ring) - 167)) || p_op || int8send(p_version) || int8send(p_result) END
+-- The marks of all remembered mutations, oldest first.
+CREATE FUNCTION dref_marks(e dref_entry) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN e.op = '' THEN e.ring ELSE e.ring || e.op || int8send(e.version) || int8send(e.result) END
 $$;
 
 -- One command on one entry. Kinds: 1 Read, 2 Check, 3 Write, 4 Add, 5 Delete, 6 Expire, 7 Find.
@@ -68,6 +68,7 @@ DECLARE
     v_now bigint;
     v_live boolean;
     v_ring bytea;
+    v_result bigint;
     v_total numeric;
     v_size bigint;
 BEGIN
@@ -87,11 +88,11 @@ BEGIN
         IF e.version IS NOT NULL THEN
             IF e.deadline IS NULL OR e.deadline > v_now AND (e.num IS NOT NULL OR e.data IS NOT NULL) THEN
                 v_live := true;
-                r_num := e.num; r_data := e.data; r_version := e.version; v_ring := e.ring;
+                r_num := e.num; r_data := e.data; r_version := e.version; v_ring := dref_marks(e);
                 r_left := e.deadline - v_now;
             ELSIF e.deadline + 3600000000 > v_now THEN
                 r_version := e.version + (e.num IS NOT NULL OR e.data IS NOT NULL)::integer;
-                v_ring := e.ring;
+                v_ring := dref_marks(e);
             END IF;
         END IF;
         r_base := r_version;
@@ -163,19 +164,23 @@ BEGIN
         WHEN 6 THEN
             r_left := p_ttl;
         END CASE;
-        v_ring := dref_mark(v_ring, p_op, r_version, CASE WHEN p_kind = 4 THEN r_num ELSE v_live::integer END);
+        v_result := CASE WHEN p_kind = 4 THEN r_num ELSE v_live::integer END;
+        IF p_op <> '' THEN
+            v_ring := substr(v_ring, greatest(1, length(v_ring) - 167));
+        END IF;
         IF e.version IS NOT NULL AND p_kind = 6 THEN
-            UPDATE dref_entry t SET version = r_version, base = r_base, existed = true, deadline = v_now + r_left, ring = v_ring
+            UPDATE dref_entry t SET version = r_version, base = r_base, existed = true, deadline = v_now + r_left,
+                op = p_op, result = v_result, ring = v_ring
             WHERE t.space = p_space AND t.name = p_name;
             r_data := NULL;
             RETURN;
         ELSIF e.version IS NOT NULL THEN
             UPDATE dref_entry t SET num = r_num, data = r_data, version = r_version, base = r_base, existed = v_live,
-                deadline = v_now + r_left, ring = v_ring
+                deadline = v_now + r_left, op = p_op, result = v_result, ring = v_ring
             WHERE t.space = p_space AND t.name = p_name;
         ELSE
-            INSERT INTO dref_entry (space, name, num, data, version, base, existed, deadline, ring)
-            VALUES (p_space, p_name, r_num, r_data, r_version, 0, false, v_now + r_left, v_ring)
+            INSERT INTO dref_entry (space, name, num, data, version, base, existed, deadline, op, result, ring)
+            VALUES (p_space, p_name, r_num, r_data, r_version, 0, false, v_now + r_left, p_op, v_result, v_ring)
             ON CONFLICT DO NOTHING;
         END IF;
         IF FOUND THEN

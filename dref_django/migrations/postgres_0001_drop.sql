@@ -6,5 +6,5 @@ DROP FUNCTION dref_batch(
 DROP FUNCTION dref_one(
     text, bigint, smallint, text, bigint, bytea, bigint, bigint, bigint, bigint, bigint, boolean, bytea
 );
-DROP FUNCTION dref_mark(bytea, bytea, bigint, bigint), dref_now(bigint);
+DROP FUNCTION dref_marks(dref_entry), dref_now(bigint);
 DROP TABLE dref_lease, dref_entry, dref_meta;

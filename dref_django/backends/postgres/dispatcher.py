@@ -5,7 +5,7 @@ compares versions from time to time. One a process and back end:
 
 - Mostly nothing is in flight: then the writing thread itself puts the NOTIFY on the wire and does not wait for its
   reply. That is the shortest way, and no other thread has to wake up for it.
-- Under load a thread takes over and sends at most one NOTIFY a `GAP`, with all that has gathered.
+- Under load a thread takes over and sends one NOTIFY every few milliseconds, with all that has gathered.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ from .statements import Statement
 
 logger = logging.getLogger("dref_django")
 
-GAP: Final = 0.001
-"""Seconds between two NOTIFYs under load."""
+GAP: Final = 0.0005
+"""Seconds between two NOTIFYs."""
+LOADED_GAP: Final = 0.004
+"""The same while many changes come: who watches such names is served with fewer, larger messages."""
+LOADED: Final = 4
+"""Items in one NOTIFY from which on there is load."""
 MOST_NOTICES: Final = 2000
 """Notices that wait, at most; beyond it each name keeps a hint of its newest version."""
 MOST_NAMES: Final = 5000
@@ -120,7 +124,7 @@ class Dispatcher:
         self._work = threading.Event()
         self._session = None
         self._in_flight: tuple[Steps[object], list[Item]] | None = None
-        self._last = 0.0
+        self._next = 0.0  # the moment from which on the next NOTIFY may go
         self._next_sweep = time.monotonic() + SWEEP_PERIOD * random.random()  # noqa: S311 (spreads processes)
 
     # --- in the thread that wrote -------------------------------------------------------------------------------
@@ -145,13 +149,13 @@ class Dispatcher:
         """Under the mutex: puts what waits on the wire when that needs no waiting. Returns whether it did."""
         now = time.monotonic()
         session = self._session
-        if session is None or now - self._last < GAP or now > self._next_sweep:
+        if session is None or now < self._next or now > self._next_sweep:
             return False
         if session.key[1] != self._address.key() or not self._is_settled(session) or not session.is_usable():
             return False
         items = self._outbox.take()
         self._in_flight = self._notify(session, items), items
-        self._last = now
+        self._next = now + (LOADED_GAP if len(items) >= LOADED else GAP)
         self._is_settled(session)
         return not self._outbox
 
@@ -200,10 +204,10 @@ class Dispatcher:
                         self._quiet.notify_all()
                         return True
                 session = self._connected()
-                time.sleep(max(0.0, self._last + GAP - time.monotonic()))
+                time.sleep(max(0.0, self._next - time.monotonic()))
                 with self._mutex:
                     items = self._outbox.take()
-                self._last = time.monotonic()
+                self._next = time.monotonic() + (LOADED_GAP if len(items) >= LOADED else GAP)
                 self._in_flight = self._notify(session, items), items
                 self._settle()
                 self._sweep(session)

@@ -7,7 +7,7 @@ SELECT
 FROM (SELECT dref_now($4) AS now OFFSET 0) AS n
 CROSS JOIN unnest($2, $3, $5) WITH ORDINALITY AS w (name, known, find, place)
 LEFT JOIN LATERAL (
-    SELECT e.num, e.data, e.deadline, e.ring, v.live,
+    SELECT e.num, e.data, e.deadline, dref_marks(e) AS ring, v.live,
         e.version + (NOT v.live AND (e.num IS NOT NULL OR e.data IS NOT NULL))::integer AS version
     FROM dref_entry AS e
     CROSS JOIN LATERAL (

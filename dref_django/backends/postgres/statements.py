@@ -127,9 +127,9 @@ def request(space: str, commands: Sequence[Command], now: int | None, *, exact: 
     first = commands[0]
     if len(commands) == 1:
         match first:
-            case Add() if not exact:
+            case Add(op=op) if op and not exact:
                 return _hot_add(space, first, now)
-            case Write(data=int() | bytes(), expect=None) if not exact:
+            case Write(data=int() | bytes(), expect=None, op=op) if op and not exact:
                 return _hot_write(space, first, now)
             case Read():
                 params = (space.encode(), first.name.encode(), maybe_int8(now))
@@ -170,7 +170,9 @@ def _hot_write(space: str, command: Write, now: int | None) -> Request:
         _op(command.op), maybe_int8(now),
     )  # fmt: skip
 
-    def read(result: PGresult) -> Answer:
+    def read(result: PGresult) -> Answer | None:
+        if not result.ntuples:
+            return None
         line = Line(result)
         version, base = line.integer(0), line.integer(1)
         left = line.number(3) if ttl is KEEP else span

@@ -63,6 +63,7 @@ class Demo:
                 "DJANGO_SETTINGS_MODULE": "example_project.settings",
                 "DREF_DEMO_BACKEND": self.backend,
                 "DREF_DEMO_DIR": directory,
+                "DREF_DEMO_PORTS": ",".join(map(str, self.ports)),
                 "DREF_DEMO_SECRET": secrets.token_urlsafe(32),
                 "DREF_DEMO_URL": self._start_server(),
             }

@@ -2,6 +2,7 @@
 
 - `DREF_DEMO_BACKEND`: memory, redis or postgres;
 - `DREF_DEMO_URL`: where that server is;
+- `DREF_DEMO_PORTS`: where the demo's processes listen, "8000,8001";
 - `DREF_DEMO_DIR`: the directory of the SQLite database (users and sessions, except on postgres).
 """
 
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 BACKEND = os.environ.get("DREF_DEMO_BACKEND", "memory")
 URL = os.environ.get("DREF_DEMO_URL", "")
+PORTS = [port for port in os.environ.get("DREF_DEMO_PORTS", "").split(",") if port]
 DIRECTORY = Path(os.environ.get("DREF_DEMO_DIR", tempfile.gettempdir()))
 
 # The processes of one demo share it; the next demo has another.

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_POST
 from dref_django import DRefError
 
 from . import refs
-from .settings import BACKEND
+from .settings import BACKEND, PORTS
 
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
@@ -41,7 +41,9 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     refs.page_views.increment()
     context = {
         "backend": BACKEND,
-        "process": request.get_port(),
+        "port": request.get_port(),
+        "host": request.get_host().rpartition(":")[0],
+        "others": [port for port in PORTS if port != request.get_port()],
         "refs": refs,
         "moods": [(field.name, f"{field.name} weather") for field in dataclasses.fields(refs.Moods)],
         "votes": dataclasses.asdict(refs.moods.get()),

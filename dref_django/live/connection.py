@@ -45,6 +45,8 @@ class Connection:
         self._outbox = Outbox(send, limits, lambda: self._fanout.stale, self._restart)
         self._names: set[str] = set()
         self._prefixes: set[str] = set()
+        self._resumed: set[str] = set()
+        """Names under a prefix that the client held before: watched by themselves, as they may be gone by now."""
         self._tokens = float(limits.burst)
         self._refilled = time.monotonic()
         self._closing = False
@@ -130,12 +132,19 @@ class Connection:
         self._begin(may, may_prefixes, request)
 
     def _begin(self, names: set[str], prefixes: set[str], request: wire.Watch) -> None:
+        if self._fanout.ended:
+            return self._restart()
         self._names |= names
         self._prefixes |= prefixes
+        self._resumed -= names
         for name, position in request.resume.items():
-            if self._watches(name) and name not in self._outbox.names:
+            if name not in self._names:
+                if not self._watches(name) or len(self._resumed) >= self._limits.max_names:
+                    continue
+                self._resumed.add(name)
+            if not self._outbox.holds(name):
                 self._outbox.resume(name, position)
-        for name in names:
+        for name in names | (self._resumed & request.resume.keys()):
             self._fanout.watch(self._outbox, name=name)
         for prefix in prefixes:
             self._fanout.watch(self._outbox, prefix=prefix)
@@ -146,6 +155,10 @@ class Connection:
     def _drop(self, names: set[str], prefixes: set[str]) -> None:
         self._names -= names
         self._prefixes -= prefixes
+        if prefixes:
+            left = {name for name in self._resumed if not self._watches(name)}
+            self._resumed -= left
+            names = names | left
         for name in names:
             self._fanout.unwatch(self._outbox, name=name)
         for prefix in prefixes:

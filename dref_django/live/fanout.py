@@ -11,11 +11,11 @@ frame when it sends, so a change that a slow socket has not sent yet is replaced
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import os
 import queue
 import threading
-import weakref
 from collections.abc import Callable
 from functools import cached_property, partial
 from itertools import count
@@ -125,8 +125,13 @@ class Topic:
 
     def open(self, hub: Hub) -> None:
         added = hub.add(self, name=self.name, prefix=self.prefix)
-        # Closed while it was being added, it may be on the hub's lists only now.
-        added.add_done_callback(lambda _: hub.remove(self) if self.closed else None)
+        added.add_done_callback(partial(self._added, hub))
+
+    def _added(self, hub: Hub, future: concurrent.futures.Future[None]) -> None:
+        if self.closed:
+            hub.remove(self)  # closed while it was being added, it may be on the hub's lists only now
+        elif not future.cancelled() and (error := future.exception()) is not None:
+            logger.error("dref: %r cannot be watched for pages", self.name or self.prefix + "*", exc_info=error)
 
     def close(self, hub: Hub) -> None:
         self.closed = True
@@ -342,7 +347,7 @@ class _Encoder:
 
 
 _mutex = threading.Lock()
-_fanouts: weakref.WeakKeyDictionary[Backend, Fanout] = weakref.WeakKeyDictionary()
+_fanouts: dict[Backend, Fanout] = {}
 _encoder = _Encoder()
 
 
@@ -351,16 +356,24 @@ def get_fanout(alias: str) -> Fanout:
     backend = backends.get_backend(alias)
     with _mutex:
         fanout = _fanouts.get(backend)
-        if fanout is None or fanout.ended:
+        if fanout is None:
             fanout = _fanouts[backend] = Fanout(backend)
         return fanout
+
+
+def _discard(backend: Backend) -> None:
+    with _mutex:
+        fanout = _fanouts.pop(backend, None)
+    if fanout is not None:
+        fanout.end()
 
 
 def _after_fork() -> None:
     global _mutex, _fanouts
     _mutex = threading.Lock()
-    _fanouts = weakref.WeakKeyDictionary()
+    _fanouts = {}
     _encoder.forget()
 
 
+backends.on_discard(_discard)
 os.register_at_fork(after_in_child=_after_fork)

@@ -74,10 +74,14 @@ class Outbox:
         for kept in (self._pending, self._sent, self._resume):
             kept.pop(name, None)
 
+    def holds(self, name: str) -> bool:
+        """Whether a value of that name was sent."""
+        return name in self._sent
+
     @property
     def names(self) -> list[str]:
-        """The names that the client holds a value of."""
-        return list(self._sent)
+        """The names of which something was sent or is still to be."""
+        return [*{*self._sent, *self._pending, *self._resume}]
 
     # --- heartbeats ---------------------------------------------------------------------------------------------
 

@@ -131,15 +131,14 @@ def test_value_is_on_the_page_without_javascript_and_forms_work(demo: Demo, chro
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1100, 900), (360, 900)], ids=["desk", "phone"])
-def test_page_fits_its_window(
-    demo: Demo, chrome: Chrome, pictures: Path, scheme: str, size: tuple[int, int]
-) -> None:
+def test_page_fits_its_window(demo: Demo, chrome: Chrome, pictures: Path, scheme: str, size: tuple[int, int]) -> None:
     with chrome.page() as page:
         page.look(width=size[0], height=size[1], scheme=scheme)
         opened(page, demo.addresses[0])
         page.click("[action$='moods/cloudy/'] button")
         page.wait_for("document.querySelector('#activity').textContent.includes('voted cloudy')")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+        page.wait_for("document.getAnimations().length === 0")
         picture = pictures / f"{demo.backend}-{size[0]}-{scheme}.png"
         page.screenshot(picture)
         width, _ = struct.unpack(">II", picture.read_bytes()[16:24])

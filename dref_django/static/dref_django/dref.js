@@ -2,7 +2,7 @@
 
 const SUBPROTOCOL = "dref.v1";
 const STEPS = [0.2, 0.5, 1, 2, 5, 10, 20, 30]; // seconds before each further try; each is shortened by up to a half
-const CHUNK = 100; // names, and positions, in one message: well below its largest size
+const BATCH = 30000; // characters of one message, about: half of what the server takes
 
 const script = document.querySelector("script[data-dref-url]");
 let url = (script && script.dataset.drefUrl) || "/dref/ws/";
@@ -72,28 +72,40 @@ function ask() {
   const gone = [...asked].filter((name) => !watchers.has(name));
   added.forEach((name) => asked.add(name));
   gone.forEach((name) => asked.delete(name));
-  for (const name of [...items.keys()]) if (!isWatched(name)) items.delete(name);
-  for (let at = 0; at < gone.length; at += CHUNK) send({ type: "unwatch", ...split(gone.slice(at, at + CHUNK)) });
-  for (let at = 0; at < added.length; at += CHUNK) {
-    const part = added.slice(at, at + CHUNK);
-    send({ type: "watch", ...split(part), resume: positions(part) });
+  for (const name of items.keys()) if (!isWatched(name)) items.delete(name);
+  for (const batch of batches(gone)) send({ type: "unwatch", ...split(batch) });
+  for (const batch of batches(added)) send({ type: "watch", ...split(batch), resume: positions(batch) });
+  // What we hold under a prefix may be gone by now, and only we know that it was there.
+  const held = [...items.keys()].filter((name) => !asked.has(name) && added.some((watched) => matches(watched, name)));
+  for (const batch of batches(held)) send({ type: "watch", resume: positions(batch) });
+}
+
+/** Names in portions, each small enough for one message. */
+function* batches(names) {
+  let batch = [];
+  let size = 0;
+  for (const name of names) {
+    size += 2 * JSON.stringify(name).length + 80;
+    if (size > BATCH && batch.length) {
+      yield batch;
+      batch = [];
+      size = 0;
+    }
+    batch.push(name);
   }
+  if (batch.length) yield batch;
 }
 
 const isWatched = (name) => watchers.has(name) || [...watchers.keys()].some((watched) => matches(watched, name));
 
-const split = (part) => ({
-  names: part.filter((name) => !name.endsWith("*")),
-  prefixes: part.filter((name) => name.endsWith("*")).map((name) => name.slice(0, -1)),
+const split = (batch) => ({
+  names: batch.filter((name) => !name.endsWith("*")),
+  prefixes: batch.filter((name) => name.endsWith("*")).map((name) => name.slice(0, -1)),
 });
 
-function positions(part) {
-  const resume = {};
-  for (const [name, item] of items) {
-    if (Object.keys(resume).length >= CHUNK) break; // the others come whole
-    if (part.some((watched) => matches(watched, name))) resume[name] = [item.epoch, item.version];
-  }
-  return resume;
+function positions(batch) {
+  const held = batch.filter((name) => items.has(name));
+  return Object.fromEntries(held.map((name) => [name, [items.get(name).epoch, items.get(name).version]]));
 }
 
 function send(message) {
@@ -237,7 +249,8 @@ class DRefValue extends HTMLElement {
       if (this.hasAttribute(key)) options[key] = this.getAttribute(key);
     }
     const text = display(value, options);
-    if (this.textContent !== text) this.textContent = text;
+    if (this.textContent === text) return;
+    this.textContent = text;
     this.dispatchEvent(new CustomEvent("dref:change", { detail: value, bubbles: true }));
   }
 }

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import pytest
+import redis
 
 from dref_django.backends.base import Params
 from dref_django.backends.redis import RedisBackend
-from tests.servers import GivenServer, RedisServer
+from tests.servers import HasUrl
+
+
+def command(server: HasUrl, *parts: str | bytes) -> Any:
+    """What a server answers to one command of a plain client."""
+    with redis.Redis.from_url(server.url) as client:
+        return client.execute_command(*parts)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when another process or task has made `condition` true."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - no event to wait for
+            await asyncio.sleep(0.001)
+
 
 MakeBackend: TypeAlias = Callable[..., RedisBackend]
 
 
 @pytest.fixture
-def make_backend(redis_server: RedisServer | GivenServer) -> Iterator[MakeBackend]:
+def make_backend(redis_server: HasUrl) -> Iterator[MakeBackend]:
     """Makes back ends on the shared server; keywords are options, but for those of Params."""
     made: list[RedisBackend] = []
     shared_prefix = f"test-{secrets.token_hex(6)}"

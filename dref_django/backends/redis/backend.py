@@ -52,7 +52,7 @@ class RedisBackend(Backend):
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._topology = Topology(self.server, self.params.timeout) if self.server.cluster else None
-        self.talk = Conversations(self.keys, self.options, self._topology, self.params.timeout)
+        self.talk = Conversations(self.keys, self.options, self._topology)
         self._pool = ThreadPool(self.server, None, self.options.max_connections)
         self._node_pools: dict[Address, ThreadPool] = {None: self._pool}
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPools] = WeakKeyDictionary()
@@ -77,7 +77,8 @@ class RedisBackend(Backend):
         if not self._layout_known:
             self.hold(self.talk.layout(), timeout)
             self._note_layout()
-        return self.hold(self.talk.batch(commands, now), deadline - time.monotonic())
+        left = deadline - time.monotonic()
+        return self.hold(self.talk.batch(commands, now, left), left)
 
     def _note_layout(self) -> None:
         self._layout_known = True
@@ -129,7 +130,8 @@ class RedisBackend(Backend):
         if not self._layout_known:
             await self.ahold(self.talk.layout(), timeout)
             self._note_layout()
-        return await self.ahold(self.talk.batch(commands, now), deadline - time.monotonic())
+        left = deadline - time.monotonic()
+        return await self.ahold(self.talk.batch(commands, now, left), left)
 
     async def ahold(self, conversation: Conversation[T], timeout: float) -> T:
         """Holds a conversation on the running loop."""

@@ -11,11 +11,11 @@ import heapq
 import random
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 
-from dref_django.backends.delivery import NotSent, ReplyLost
+from dref_django.backends.delivery import NotSent
 from dref_django.exceptions import DRefError, OutcomeUnknown
 from dref_django.protocol import (
     LEASE_COMMANDS,
@@ -62,6 +62,8 @@ SCAN_STEP = 1000
 WAIT_SHARE = 0.8
 """Of the time limit, what replicas get to confirm a write."""
 ASKING = pack(b"ASKING")
+UNCHANGING = frozenset(Status) - {Status.APPLIED}
+"""What a batch that changed nothing is answered with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +88,11 @@ Conversation: TypeAlias = Generator[Request, Any, T]
 class Conversations:
     """The conversations of one back end; `topology` only for a cluster."""
 
-    def __init__(self, keys: Keys, options: Options, topology: Topology | None, timeout: float) -> None:
+    def __init__(self, keys: Keys, options: Options, topology: Topology | None) -> None:
         self.keys = keys
         self._where = options.server.where
         self._topology = topology
-        self._wait = b""
-        if options.wait_replicas:
-            self._replicas = options.wait_replicas
-            self._wait = pack(b"WAIT", b"%d" % options.wait_replicas, b"%d" % int(timeout * WAIT_SHARE * 1000))
+        self._replicas = options.wait_replicas
 
     # --- batches ------------------------------------------------------------------------------------------------
 
@@ -114,15 +113,17 @@ class Conversations:
         encode(commands, arguments)
         return Call(script, first, arguments, decode)
 
-    def batch(self, commands: Sequence[Command], now: int | None) -> Conversation[list[Reply]]:
+    def batch(self, commands: Sequence[Command], now: int | None, timeout: float) -> Conversation[list[Reply]]:
         first = commands[0]
         if isinstance(first, Scan):
             return (yield from self._scan(first, now))
         if isinstance(first, ScanLeases):
             return (yield from self._scan_leases(first, now))
+        if self._replicas and any(isinstance(command, (*MUTATIONS, *LEASE_COMMANDS)) for command in commands):
+            return (yield from self._confirmed(self.call(commands, now), timeout))
         short = self.short_cut(commands, now)
         if short is not None:
-            replies = yield from self._one(short, self._is_write(commands))
+            replies = yield from self._one(short)
             if replies is not None:
                 return replies
         return (yield from self.whole_way(commands, now))
@@ -144,22 +145,14 @@ class Conversations:
     def whole_way(self, commands: Sequence[Encodable], now: int | None) -> Conversation[list[Reply]]:
         if self._topology is not None:
             return (yield from self._by_slot(commands, now))
-        return cast("list[Reply]", (yield from self._one(self.call(commands, now), self._is_write(commands))))
+        return (yield from self._one(self.call(commands, now))) or []
 
-    def _is_write(self, commands: Sequence[Encodable]) -> bool:
-        return bool(self._wait) and isinstance(commands[0], (*MUTATIONS, *LEASE_COMMANDS))
-
-    def _one(self, call: Call, confirm: bool = False) -> Conversation[list[Reply] | None]:
+    def _one(self, call: Call) -> Conversation[list[Reply] | None]:
         address = yield from self._node_of(call.key)
-        wait = self._wait if confirm else b""
-        answers = yield Exchange(address, call.script.call(call.arguments) + wait, 2 if wait else 1)
-        if wait and answers[0] is not None and not isinstance(answers[0], RedisError):
-            self._check_replicas(call, answers[1])
-        return (yield from self.settle(call, answers[0], address, confirm))
+        (answer,) = yield Exchange(address, call.script.call(call.arguments), 1)
+        return (yield from self.settle(call, answer, address))
 
-    def settle(
-        self, call: Call, answer: Any, address: Address, confirm: bool = False
-    ) -> Conversation[list[Reply] | None]:
+    def settle(self, call: Call, answer: Any, address: Address) -> Conversation[list[Reply] | None]:
         """Goes on from the first answer to `call`: none of the errors handled here comes with a change."""
         whole, asking = False, b""
         for _ in range(REDIRECTS):
@@ -169,27 +162,27 @@ class Conversations:
                 address = (answer.host, answer.port)
                 asking = b"" if isinstance(answer, MovedError) else ASKING
                 self._mark_stale()
-            elif isinstance(answer, RedisError):
-                self._mark_stale()
-                raise outcome.refused(answer, self._where) from answer
             else:
-                return call.decode(answer)
-            payload = asking + call.script.call(call.arguments, whole=whole) + (self._wait if confirm else b"")
-            answers = yield Exchange(address, payload, 1 + bool(asking) + confirm)
-            answer = answers[bool(asking)]
-            if confirm and answer is not None and not isinstance(answer, RedisError):
-                self._check_replicas(call, answers[-1])
+                return call.decode(self._good(answer))
+            answers = yield Exchange(address, asking + call.script.call(call.arguments, whole=whole), 1 + bool(asking))
+            answer = answers[-1]
         raise NotSent(f"{self._where}: {answer}") from answer
 
-    def _check_replicas(self, call: Call, confirmed: Any) -> None:
-        if isinstance(confirmed, RedisError):
-            raise outcome.refused(confirmed, self._where)
-        if confirmed >= self._replicas:
-            return
-        message = f"{confirmed} of {self._replicas} replicas confirmed it in time (WAIT_REPLICAS)"
-        if call.script is LEASES:
-            raise ReplyLost(f"{self._where}: {message}")  # may be said again until enough do
-        raise OutcomeUnknown(f"The change is made on the primary, but only {message}; a fail-over may lose it.")
+    def _confirmed(self, call: Call, timeout: float) -> Conversation[list[Reply]]:
+        """One call, and on the same connection a WAIT for replicas to have it (WAIT_REPLICAS)."""
+        patience = max(1, int(timeout * WAIT_SHARE * 1000))  # 0 would be for ever
+        wait = pack(b"WAIT", b"%d" % self._replicas, b"%d" % patience)
+        # The script travels along: one that the server does not know would be waited for in vain.
+        answer, confirmed = yield Exchange(None, call.script.call(call.arguments, whole=True) + wait, 2)
+        replies = call.decode(self._good(answer)) or []
+        if self._good(confirmed) >= self._replicas:
+            return replies
+        if all(reply.status in UNCHANGING for reply in replies):
+            return replies
+        raise OutcomeUnknown(
+            f"It is done on the primary, but only {confirmed} of {self._replicas} replicas confirmed it within "
+            f"{patience} ms (WAIT_REPLICAS): a fail-over may lose it."
+        )
 
     def _mark_stale(self) -> None:
         if self._topology is not None:

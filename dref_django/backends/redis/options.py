@@ -92,6 +92,8 @@ def read_options(params: Params) -> Options:
     alias = None if given.get("URL") else given.get("CACHE_ALIAS", "default")
     server = _from_url(given, where) if alias is None else _from_cache(alias, where)
     server = _adjusted(server, given, where)
+    if server.cluster and (given.get("SENTINELS") or "path" in server.arguments or server.database):
+        raise ImproperlyConfigured(f"{where}: a cluster has no Sentinels, no unix socket and only database 0.")
     wait = _number(given, "WAIT_REPLICAS", 0, where)
     if wait and server.cluster:
         raise ImproperlyConfigured(
@@ -113,8 +115,6 @@ def _from_url(given: Mapping[str, Any], where: str) -> Server:
     arguments, tls = _parsed(given["URL"], where)
     cluster = bool(given.get("CLUSTER", False))
     sentinels = given.get("SENTINELS", ())
-    if cluster and (sentinels or "path" in arguments or arguments.get("db")):
-        raise ImproperlyConfigured(f"{where}: a cluster has no Sentinels, no unix socket and only database 0.")
     return _with_sentinels(arguments, tls, cluster, sentinels, given.get("SENTINEL_KWARGS"), where)
 
 
@@ -123,11 +123,11 @@ def _from_cache(alias: str, where: str) -> Server:
         cache: Mapping[str, Any] = settings.CACHES[alias]
     except KeyError:
         raise ImproperlyConfigured(
-            f"{where} names the cache {alias!r}, which CACHES does not have. Set URL, or CACHE_ALIAS to a django-redis cache."
+            f"{where} names the cache {alias!r}, which CACHES does not have. Set URL, or CACHE_ALIAS to a django-redis one."
         ) from None
     if not cache["BACKEND"].startswith("django_redis."):
         raise ImproperlyConfigured(
-            f"{where}: CACHES[{alias!r}] is {cache['BACKEND']}, not django_redis.cache.RedisCache. "
+            f"{where}: CACHES[{alias!r}] is {cache['BACKEND']}, no django-redis cache. "
             "Set CACHE_ALIAS to a django-redis cache, or URL (redis://host:6379/1)."
         )
     try:

@@ -1,4 +1,4 @@
-"""One blocking connection at work: redis-py connects, greets and authenticates, and from then on the socket is read here.
+"""One blocking connection at work: redis-py connects and authenticates, from then on the socket is read here.
 
 redis-py's layers cost as much as the round trip itself on a local server, and take any type and any protocol. Here
 packed commands go out and RESP2 replies come back; https://redis.io/docs/latest/develop/reference/protocol-spec/.
@@ -42,7 +42,7 @@ class Wire:
         self._connection.disconnect()
 
     def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
-        """Sends, and reads as many replies; errors of the server stand among them. Raises OSError or InvalidResponse."""
+        """Sends, and reads as many replies; server errors stand among them. Raises OSError, InvalidResponse."""
         if timeout != self._timeout:
             self._timeout = timeout
             self._socket.settimeout(timeout)

@@ -134,7 +134,7 @@ def give(lease: str, owner: str, token: int = 0, keep: float = 0) -> Flow[bool]:
 def _timeout(lease: str, timeout: float | None) -> LockTimeout:
     kind, _, name = lease.partition(":")
     return LockTimeout(
-        f"{kind} {name!r} was not free within {timeout or 0:g} s. (`timeout` is the time to wait, `ttl` is the lease.)"
+        f"{kind} {name!r} was not free within {timeout or 0:.3g} s. (`timeout` is the time to wait, `ttl` is the lease.)"
     )
 
 

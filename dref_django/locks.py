@@ -201,7 +201,7 @@ class Lock:
         taken: list[Held] = []
         try:
             for name in names or self._names():
-                left = None if deadline is None else max(deadline - clock(), 0)
+                left = timeout if deadline is None or not taken else max(deadline - clock(), 0)
                 grant = yield from self._grant(name, left)
                 held = hold(backend, name, grant, self.ttl)
                 taken.append(held)

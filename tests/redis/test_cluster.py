@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from dref_django.backends.base import Params
 from dref_django.backends.redis import RedisBackend
 from dref_django.exceptions import DRefError, Unavailable
-from dref_django.protocol import Acquire, Add, Check, Inspect, Read, Reply, Scan, ScanLeases, Status, Write
+from dref_django.protocol import Acquire, Add, Check, Command, Inspect, Read, Reply, Scan, ScanLeases, Status, Write
 from tests.redis.test_feed import Listening
 from tests.servers import RedisCluster, RedisClusterNode
 
@@ -35,7 +35,8 @@ def ask(node: RedisClusterNode, *parts: Any) -> Any:
 
 
 def test_step_over_several_slots_is_refused_with_the_way_out(backend: RedisBackend) -> None:
-    for step in ([Write("a", b"x"), Write("b", b"x")], [Check("a", 0), Add("b", 1)]):
+    steps: list[list[Command]] = [[Write("a", b"x"), Write("b", b"x")], [Check("a", 0), Add("b", 1)]]
+    for step in steps:
         with pytest.raises(DRefError, match="group="):
             backend.execute(step)
     assert [reply.existed for reply in backend.execute([Read("a"), Read("b")])] == [False, False]

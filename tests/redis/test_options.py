@@ -35,7 +35,7 @@ def set_caches(settings: Any, **caches: dict[str, Any]) -> None:
         ({"ULR": "redis://x"}, r"no option 'ULR'.*there are URL, CACHE_ALIAS"),
         ({"URL": "http://x"}, r"'http://x' is no Redis URL.*redis://host:6379/1"),
         ({"URL": "redis://x", "CACHE_ALIAS": "redis"}, "both URL and CACHE_ALIAS"),
-        ({"CACHE_ALIAS": "none"}, "CACHES does not have"),
+        ({"CACHE_ALIAS": "none"}, "CACHES has no 'none'"),
         ({}, r"locmem.LocMemCache, no django-redis cache.*Set CACHE_ALIAS"),
         ({"URL": "redis://x", "MAX_CONNECTIONS": 0}, "MAX_CONNECTIONS.*from 1"),
         ({"URL": "redis://x", "MAX_CONNECTIONS": "5"}, "MAX_CONNECTIONS.*not '5'"),

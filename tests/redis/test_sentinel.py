@@ -58,7 +58,9 @@ class Sentinel:
 def sentinel(tmp_path: Path) -> Iterator[tuple[Sentinel, RedisServer]]:
     with (
         RedisServer(appendonly=False) as primary,
-        RedisServer(appendonly=False, extra=["--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0"]),
+        RedisServer(
+            appendonly=False, extra=["--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0"]
+        ),
     ):
         watching = Sentinel(tmp_path, primary)
         with watching.running():

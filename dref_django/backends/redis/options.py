@@ -123,7 +123,7 @@ def _from_cache(alias: str, where: str) -> Server:
         cache: Mapping[str, Any] = settings.CACHES[alias]
     except KeyError:
         raise ImproperlyConfigured(
-            f"{where} names the cache {alias!r}, which CACHES does not have. Set URL, or CACHE_ALIAS to a django-redis one."
+            f"{where}: CACHES has no {alias!r}. Set URL, or CACHE_ALIAS to a django-redis one."
         ) from None
     if not cache["BACKEND"].startswith("django_redis."):
         raise ImproperlyConfigured(

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .elections import Election
     from .exceptions import (
         Conflict,
         CounterOverflow,
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     )
     from .locks import Lock, lock
     from .refs import Counter, DRef, Flag, watch
+    from .run_once import once
+    from .semaphores import ReadWriteLock, Semaphore
     from .streams import Change, start
     from .transactions import join_transaction
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "elections": ("Election",),
     "exceptions": (
         "Conflict",
         "CounterOverflow",
@@ -48,6 +52,8 @@ _HOMES = {
     ),
     "locks": ("Lock", "lock"),
     "refs": ("Counter", "DRef", "Flag", "watch"),
+    "run_once": ("once",),
+    "semaphores": ("ReadWriteLock", "Semaphore"),
     "streams": ("Change", "start"),
     "transactions": ("join_transaction",),
 }
@@ -60,6 +66,7 @@ __all__ = [
     "CounterOverflow",
     "DRef",
     "DRefError",
+    "Election",
     "Flag",
     "InvalidName",
     "InvalidValue",
@@ -68,11 +75,14 @@ __all__ = [
     "LockTimeout",
     "NotFound",
     "OutcomeUnknown",
+    "ReadWriteLock",
+    "Semaphore",
     "Unavailable",
     "ValueTooLarge",
     "WrongKind",
     "join_transaction",
     "lock",
+    "once",
     "start",
     "watch",
 ]

@@ -24,7 +24,7 @@ LAYERS = [
     {"leases", "store"},
     {"background", "backends", "commits", "conf", "naming", "waiting"},
     {"flows", "hub", "leasing", "streams"},
-    {"elections", "fencing", "inspection", "locks", "once", "partitions", "refs", "semaphores", "transactions"},
+    {"elections", "fencing", "inspection", "locks", "partitions", "refs", "run_once", "semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}
     | {"signals", "testing"},  # the Django edges
 ]

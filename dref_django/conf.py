@@ -56,7 +56,7 @@ def configuration(alias: str) -> Configuration:
         raise ImproperlyConfigured(
             f"using={alias!r}: DREF_BACKENDS has no such alias; it has {', '.join(sorted(configured))}."
         )
-    return _parse(alias, configured[alias])
+    return parse(alias, configured[alias])
 
 
 def _configured() -> dict[str, Any]:
@@ -75,7 +75,8 @@ def _configured() -> dict[str, Any]:
     return dict(several)
 
 
-def _parse(alias: str, value: object) -> Configuration:
+def parse(alias: str, value: object) -> Configuration:
+    """What one value of DREF_BACKEND or DREF_BACKENDS means. Raises ImproperlyConfigured."""
     where = f"DREF_BACKENDS[{alias!r}]" if hasattr(settings, "DREF_BACKENDS") else "DREF_BACKEND"
     entry: Any = {"BACKEND": value} if isinstance(value, str) else value
     if not isinstance(entry, Mapping) or not isinstance(entry.get("BACKEND"), str):

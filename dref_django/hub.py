@@ -24,6 +24,7 @@ from typing import Final, NamedTuple, Protocol
 
 from . import background
 from .backends.base import Backend
+from .clock import Timer
 from .deltas import apply_splice
 from .exceptions import DRefError
 from .protocol import Data, Notice, Patch, Read, Reply, Row, Scan, Splice, Status, Wake
@@ -84,20 +85,19 @@ class Near(NamedTuple):
     version: int
     data: Data | None
     expires: float | None
-    """On the monotonic clock."""
+    """On the back end's monotonic clock."""
     checked: float
-    """Monotonic time at which a read or a write of ours last confirmed it."""
+    """Time of the same clock at which a read or a write of ours last confirmed it."""
 
     @classmethod
-    def of(cls, version: int, data: Data | None, left: int | None) -> Near:
-        now = time.monotonic()
+    def of(cls, version: int, data: Data | None, left: int | None, now: float) -> Near:
         return cls(version, data, None if left is None or data is None else now + left / 1e6, now)
 
-    def is_fresh(self, max_staleness: float) -> bool:
-        return time.monotonic() - self.checked <= max_staleness
+    def is_fresh(self, max_staleness: float, now: float) -> bool:
+        return now - self.checked <= max_staleness
 
-    def has_expired(self) -> bool:
-        return self.expires is not None and self.expires <= time.monotonic()
+    def has_expired(self, now: float) -> bool:
+        return self.expires is not None and self.expires <= now
 
 
 class Doubt(NamedTuple):
@@ -129,12 +129,13 @@ class Cell:
         self.readers: list[Reader] = []
         self.peeked = False
         self.held: dict[int, Notice] = {}
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Timer | None = None
 
 
 class Hub:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self._clock = backend.clock
         self.cells: dict[str, Cell] = {}
         self.status = FeedStatus.STALE
         self.epoch = ""
@@ -188,7 +189,7 @@ class Hub:
             return
         with self._near_mutex:
             if cell.near is not None and version >= cell.near.version:
-                cell.near = Near.of(version, data, left)
+                cell.near = Near.of(version, data, left, self._clock.monotonic())
 
     def expect_wake(self, owner: str) -> Waker:
         """A waker for the waiter `owner`; to be given back with `forget_wake`."""
@@ -350,6 +351,8 @@ class Hub:
             self._doubt(cell.name, Doubt(gap=cell.known, fresh=moved))
         self._doubted_prefixes.update(self._prefixes)
         self._work.set()
+        for waker in list(self._wakers.values()):
+            waker.set()  # its wake may have been among what was missed
 
     def down(self, reason: str) -> None:
         if self._is_up:
@@ -468,10 +471,10 @@ class Hub:
             cell.timer = None
         if left is not None and cell.data is not None:
             delay = max(left / 1e6, 0) + EXPIRY_SLACK
-            cell.timer = self._loop.call_later(delay, self._doubt, cell.name, Doubt())
+            cell.timer = self._clock.call_later(self._loop, delay, self._doubt, cell.name, Doubt())
         with self._near_mutex:
             if force or cell.near is None or cell.version >= cell.near.version:
-                cell.near = Near.of(cell.version, cell.data, left)
+                cell.near = Near.of(cell.version, cell.data, left, self._clock.monotonic())
 
     # --- on the loop: reading again -----------------------------------------------------------------------------
 

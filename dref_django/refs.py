@@ -8,7 +8,9 @@ but the call itself.
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
+import secrets
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -334,7 +336,7 @@ class DRef(Generic[T]):
     def _get(self, max_staleness: float | None) -> Flow[T]:
         if max_staleness is not None:
             near = yield from self._near()
-            if near.is_fresh(max_staleness):
+            if near.is_fresh(max_staleness, self._bind().backend.clock.monotonic()):
                 return self._decode_near(near)
         reply: Reply = yield Read(self.name)
         self._note(reply.version, reply.data, reply.left)
@@ -352,14 +354,15 @@ class DRef(Generic[T]):
         near = None if cell is None else cell.near
         if near is None:  # evicted from the near-cache at once: read it
             reply: Reply = yield Read(self.name)
-            near = Near.of(reply.version, reply.data, reply.left)
+            near = Near.of(reply.version, reply.data, reply.left, bound.backend.clock.monotonic())
         return near
 
     def _decode_near(self, near: Near) -> T:
         bound = self._bind()
-        if near is bound.near and not near.has_expired():
+        expired = near.expires is not None and near.has_expired(bound.backend.clock.monotonic())
+        if near is bound.near and not expired:
             return cast("T", bound.value)
-        value = self._decode_or_fail(None if near.has_expired() else near.data)
+        value = self._decode_or_fail(None if expired else near.data)
         if near.expires is None and bound.schema.shares(value) and not callable(self._default):
             bound.value, bound.near = value, near
         return value
@@ -621,7 +624,18 @@ def _expected(reply: Reply) -> int:
 
 
 def _op_id() -> bytes:
-    return os.urandom(OP_ID_SIZE)
+    """Unique among all that can stand in one entry's ring: counted on from a random 64-bit number of this process."""
+    return (next(_op_numbers) % 2**64).to_bytes(OP_ID_SIZE, "big")
+
+
+def _count_op_ids() -> None:
+    global _op_numbers
+    _op_numbers = itertools.count(secrets.randbits(64))
+
+
+_op_numbers: itertools.count[int]
+_count_op_ids()
+os.register_at_fork(after_in_child=_count_op_ids)
 
 
 def _copy(ref: DRef[T], value: T) -> T:

@@ -6,15 +6,20 @@ A test process has its own servers, also under pytest-xdist, unless ``DREF_TEST_
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 from django.conf import settings
 from django.core.cache import caches
 from django.db import connections
+from psycopg import sql
 
+from dref_django import migrations
 from tests.servers import GivenServer, HasUrl, PostgresServer, RedisCluster, RedisServer
 from tests.settings import postgres_alias
 
@@ -52,6 +57,22 @@ def postgres_server() -> Iterator[HasUrl]:
             patch.setitem(connections.settings["pg"], key, value)
         patch.setenv("DREF_TEST_POSTGRES_URL", server.url)
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_server: HasUrl) -> Iterator[str]:
+    """An alias of DATABASES for a database with our tables that Django's tests do not rename."""
+    name = f"dref_tests_{secrets.token_hex(6)}"
+    tables = Path(migrations.__path__[0], "postgres_0001.sql").read_bytes()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        with psycopg.connect(postgres_server.url, dbname=name) as own:
+            own.execute(tables)
+        known = connections.settings
+        known[name] = {**known["pg"], **postgres_alias(postgres_server.url), "NAME": name}
+        yield name
+        del known[name]
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture(scope="session")

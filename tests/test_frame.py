@@ -22,11 +22,11 @@ PACKAGE = ROOT / "dref_django"
 LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
-    {"background", "backends", "commits", "conf", "naming", "waiting"},
+    {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
     {"flows", "hub", "leasing", "streams"},
     {"elections", "fencing", "inspection", "locks", "partitions", "refs", "run_once", "semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}
-    | {"signals", "testing"},  # the Django edges
+    | {"pytest_plugin", "signals", "testing"},  # the Django edges
 ]
 # These only compute: what they mean depends on their arguments alone.
 PURE = ("exceptions", "protocol", "deltas", "codecs", "leases", "store", "backends/raft/core")

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from dref_django.clock import SYSTEM, Clock
 from dref_django.exceptions import DRefError, Unavailable
 from dref_django.protocol import Command, Notice, Reply, Wake, check_batch
 
@@ -94,6 +95,8 @@ class Backend(ABC):
 
     def __init__(self, params: Params) -> None:
         self.params = params
+        self.clock: Clock = SYSTEM
+        """What replaces the server's clock; in tests only, and set before the first use."""
         self._node: tuple[int, str] = (0, "")
 
     # --- what a back end implements -----------------------------------------------------------------------------
@@ -147,6 +150,8 @@ class Backend(ABC):
         applied because the server could not be reached in time, `OutcomeUnknown` when that cannot be proven.
         """
         check_batch(commands)
+        if now is None:
+            now = self.clock.now()
         limit = self.params.timeout if timeout is None else timeout
         started = time.monotonic()
         try:
@@ -160,6 +165,8 @@ class Backend(ABC):
     ) -> list[Reply]:
         """`execute`, natively asynchronous."""
         check_batch(commands)
+        if now is None:
+            now = self.clock.now()
         limit = self.params.timeout if timeout is None else timeout
         started = time.monotonic()
         try:

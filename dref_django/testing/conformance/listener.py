@@ -61,10 +61,23 @@ class Listener:
     def wait_until_up(self) -> None:
         self._wait(lambda: bool(self.epochs), "the feed to be up")
 
-    def wait_for_version(self, name: str, version: int) -> list[Notice]:
-        """Everything of a name up to the notice of that version, in the order of versions if the feed has none."""
-        self._wait(lambda: any(notice.version == version for notice in self.of(name)), f"version {version} of {name!r}")
-        return [notice for notice in self.of(name) if notice.version <= version]
+    def wait_for_version(self, name: str, version: int, *, base: int | None = None) -> list[Notice]:
+        """Everything of a name up to the notice of that version, after `base` if that is given.
+
+        Where notices have no order they are sorted, and all that lead from `base` to `version` are waited for.
+        """
+
+        def complete() -> bool:
+            bases = {notice.version: notice.base for notice in self.of(name)}
+            if self._ordered or base is None:
+                return version in bases
+            at = version
+            while at in bases and at > base:
+                at = bases[at]
+            return at == base
+
+        self._wait(complete, f"version {version} of {name!r} after {base}")
+        return [notice for notice in self.of(name) if (base or 0) < notice.version <= version]
 
     def wait_for_wake(self, wake: Wake) -> None:
         self._wait(lambda: wake in self.wakes, repr(wake))

@@ -1,0 +1,37 @@
+"""The back ends that tests run on, each on a key prefix of its own."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+import pytest
+
+from dref_django import backends, conf
+from dref_django.backends import Backend, Params
+
+KINDS: Final = ("memory", "redis", "postgres")
+SERVED: Final = ("redis", "postgres")
+"""Those that several processes share."""
+
+
+def options_of(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """OPTIONS with which a back end finds the test run's server, which runs from now on."""
+    match kind:
+        case "redis":
+            return {"URL": request.getfixturevalue("redis_server").url}
+        case "cluster":
+            return {"URL": request.getfixturevalue("redis_cluster").url, "CLUSTER": True}
+        case "postgres":
+            return {"DATABASE_ALIAS": request.getfixturevalue("postgres_tables")}
+        case _:
+            return {}
+
+
+def make(
+    kind: str, request: pytest.FixtureRequest, *, prefix: str = "", alias: str = "default", **params: Any
+) -> Backend:
+    """A back end of its own unless it shares the `prefix`; the caller closes it."""
+    name = "redis" if kind == "cluster" else kind
+    given = Params(alias, prefix or f"test-{secrets.token_hex(8)}", options=options_of(kind, request), **params)
+    return backends.make_backend(conf.Configuration(conf.SHORT_NAMES[name], given))

@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PollingStatus
-from psycopg.pq.abc import PGcancel, PGconn, PGresult
+from psycopg.pq.abc import PGcancel, PGcancelConn, PGconn, PGresult
 
 from dref_django.protocol import Command
 
@@ -35,6 +36,9 @@ READ: Final = 1
 WRITE: Final = 2
 PATIENCE: Final = 0.8
 """The part of an operation's time after which the server is asked to cancel it: a row may be locked by others."""
+
+CANCEL_TIMEOUT: Final = 5.0
+"""Seconds after which a request to cancel is given up."""
 
 OUT_OF_RANGE: Final = "22003"
 
@@ -176,8 +180,18 @@ class Session:
     def cancel(self) -> None:
         """Asks the server to cancel what runs, without waiting for it. The session cannot be used again."""
         self.cancelled = True
-        request = self.pgconn.get_cancel()
-        threading.Thread(target=_cancel, args=(request,), name="dref-cancel", daemon=True).start()
+        asked: Callable[[], None]
+        if psycopg.capabilities.has_cancel_safe():
+            request = self.pgconn.cancel_conn()
+            end = time.monotonic() + CANCEL_TIMEOUT
+            asked = partial(_cancel, request, end)
+        elif psycopg.pq.__impl__ == "python":
+            asked = partial(_cancel_blocking, self.pgconn.get_cancel())
+        else:
+            # Before libpq 17 there is only PQcancel. It waits without a limit, and psycopg's C code holds the GIL over
+            # it: a network that swallows packets would freeze the whole process.
+            return
+        threading.Thread(target=asked, name="dref-cancel", daemon=True).start()
 
     # --- who waits ----------------------------------------------------------------------------------------------
 
@@ -241,7 +255,24 @@ class Session:
             self.cancel()
 
 
-def _cancel(request: PGcancel) -> None:
+def _cancel(request: PGcancelConn, end: float) -> None:
+    with suppress(psycopg.Error):
+        request.start()
+        while time.monotonic() < end:
+            match request.poll():
+                case PollingStatus.READING:
+                    wanted = select.POLLIN
+                case PollingStatus.WRITING:
+                    wanted = select.POLLOUT
+                case _:
+                    break
+            poll = select.poll()
+            poll.register(request.socket, wanted)
+            poll.poll(max(0, int((end - time.monotonic()) * 1000) + 1))
+    request.finish()
+
+
+def _cancel_blocking(request: PGcancel) -> None:
     with suppress(psycopg.Error):
         request.cancel()
 

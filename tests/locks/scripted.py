@@ -41,7 +41,7 @@ class ScriptedBackend(MemoryBackend):
         await asyncio.sleep(0)
         return replies
 
-    def sent(self, kind: type[Command]) -> int:  # type: ignore[valid-type]
+    def sent(self, kind: type[Command]) -> int:
         """How many commands of that kind were sent."""
         return sum(isinstance(command, kind) for commands in self.calls for command in commands)
 
@@ -54,7 +54,7 @@ def _no_delay(commands: Sequence[Command]) -> threading.Event | None:
     return None
 
 
-def once(kind: type[Command]) -> Callable[[Sequence[Command]], bool]:  # type: ignore[valid-type]
+def once(kind: type[Command]) -> Callable[[Sequence[Command]], bool]:
     """True for the first batch that begins with such a command."""
     left = [True]
 

@@ -5,10 +5,12 @@ A test process has its own servers, also under pytest-xdist, unless ``DREF_TEST_
 ``tests.servers``.
 """
 
+import asyncio
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +22,10 @@ from django.db import connections
 from psycopg import sql
 
 from dref_django import migrations
+from dref_django.backends import Backend
+from dref_django.backends.memory import MemoryBackend
+from tests.callers import Caller
+from tests.kinds import KINDS, SERVED, installed, make
 from tests.servers import GivenServer, HasUrl, PostgresServer, RedisCluster, RedisServer
 from tests.settings import postgres_alias
 
@@ -80,6 +86,41 @@ def redis_cluster() -> Iterator[RedisCluster]:
     """A Redis Cluster of three masters; ``.url``, ``.nodes``."""
     with RedisCluster(masters=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(params=KINDS)
+def any_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Refs without `using=` live on this back end, on a key prefix of the test's own; once for every kind."""
+    with installed(make(request.param, request)) as backend:
+        yield backend
+
+
+@pytest.fixture(params=SERVED)
+def served_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """`any_backend`, of those kinds only that several processes share."""
+    with installed(make(request.param, request)) as backend:
+        yield backend
+
+
+@pytest.fixture(params=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> Iterator[Caller]:
+    """Calls methods of refs, once in the test's thread and once, their a-twins, on a loop."""
+    if request.param == "sync":
+        yield Caller(None)
+    else:
+        with asyncio.Runner() as runner:
+            yield Caller(runner)
+
+
+@pytest.fixture
+def peer(any_backend: Backend) -> Iterator[str]:
+    """An alias for `using=`: the same truth as another process has it (on memory there is no other)."""
+    if isinstance(any_backend, MemoryBackend):
+        other: Backend = any_backend
+    else:
+        other = type(any_backend)(replace(any_backend.params, alias="peer"))
+    with installed(other, "peer"):
+        yield "peer"
 
 
 @pytest.fixture(scope="session")

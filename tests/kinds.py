@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
@@ -35,3 +37,14 @@ def make(
     name = "redis" if kind == "cluster" else kind
     given = Params(alias, prefix or f"test-{secrets.token_hex(8)}", options=options_of(kind, request), **params)
     return backends.make_backend(conf.Configuration(conf.SHORT_NAMES[name], given))
+
+
+@contextmanager
+def installed(backend: Backend, alias: str = "default") -> Iterator[Backend]:
+    """The back end in the place of an alias, closed at the end."""
+    before = backends.install(alias, backend)
+    try:
+        yield backend
+    finally:
+        backends.install(alias, before)
+        backend.close()

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
         ValueTooLarge,
         WrongKind,
     )
+    from .fenced_models import FencedModel
+    from .fencing import fence
     from .locks import Lock, lock
+    from .partitions import Partitions
     from .refs import Counter, DRef, Flag, watch
     from .run_once import once
     from .semaphores import ReadWriteLock, Semaphore
@@ -50,7 +53,10 @@ _HOMES = {
         "ValueTooLarge",
         "WrongKind",
     ),
+    "fenced_models": ("FencedModel",),
+    "fencing": ("fence",),
     "locks": ("Lock", "lock"),
+    "partitions": ("Partitions",),
     "refs": ("Counter", "DRef", "Flag", "watch"),
     "run_once": ("once",),
     "semaphores": ("ReadWriteLock", "Semaphore"),
@@ -67,6 +73,7 @@ __all__ = [
     "DRef",
     "DRefError",
     "Election",
+    "FencedModel",
     "Flag",
     "InvalidName",
     "InvalidValue",
@@ -75,11 +82,13 @@ __all__ = [
     "LockTimeout",
     "NotFound",
     "OutcomeUnknown",
+    "Partitions",
     "ReadWriteLock",
     "Semaphore",
     "Unavailable",
     "ValueTooLarge",
     "WrongKind",
+    "fence",
     "join_transaction",
     "lock",
     "once",

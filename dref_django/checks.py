@@ -15,7 +15,6 @@ from . import backends, conf
 from .codecs import InvalidCodec, get_codec
 
 
-@checks.register("dref")
 def check_settings(**_: Any) -> list[checks.CheckMessage]:
     """dref.E001: the settings name no usable back end. dref.W001: `memory` by default in production."""
     try:
@@ -40,7 +39,6 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
     return messages
 
 
-@checks.register("dref", deploy=True)
 def check_servers(**_: Any) -> list[checks.CheckMessage]:
     """What each back end says about its server; see the back ends' documentation for the ids."""
     messages: list[checks.CheckMessage] = []

@@ -10,7 +10,6 @@ from django.core.exceptions import ImproperlyConfigured
 from . import limits, policy
 
 
-@checks.register("dref")
 def check_live_settings(**_: Any) -> list[checks.CheckMessage]:
     """dref.E040: DREF_LIVE is wrong. dref.E041: DREF_POLICY names no policy."""
     messages: list[checks.CheckMessage] = []

@@ -1,0 +1,41 @@
+"""What does an uncontended lock cost, taken and released?"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from benchmarks import harness
+
+
+def main() -> None:
+    servers = harness.set_up()
+    import pglock
+    import redis
+    import redis_lock
+
+    from dref_django import lock
+
+    client = redis.Redis.from_url(servers.redis)
+    ours = lock("bench", using="redis")
+    harness.rates(
+        "Redis, one holder",
+        {
+            "redis-py Lock": lambda: passed(client.lock("plain", timeout=30)),
+            "dref_django lock (token, renewal)": lambda: passed(ours),
+            "python-redis-lock": lambda: passed(redis_lock.Lock(client, "python", expire=30)),
+        },
+    )
+    on_postgres = lock("bench", using="postgres")
+    harness.rates(
+        "PostgreSQL, one holder",
+        {
+            "django-pglock advisory (no token)": lambda: passed(pglock.advisory("plain")),
+            "dref_django lock (token, renewal)": lambda: passed(on_postgres),
+        },
+    )
+
+
+def passed(entered: AbstractContextManager[Any]) -> None:
+    with entered:
+        pass

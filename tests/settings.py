@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     *(["channels"] if find_spec("channels") else []),
     "dref_django",
+    "tests.app",
 ]
 
 MIDDLEWARE = [

@@ -1,0 +1,1 @@
+"""Models of the tests: rows that a fence protects."""

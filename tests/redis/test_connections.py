@@ -146,6 +146,7 @@ async def test_cancelled_exchange_never_leaves_its_reply_to_another(
 ) -> None:
     backend, direct = make_backend(URL=silent.through(redis_server.url)), make_backend()
     await backend.aexecute([Write("mine", 0), Write("yours", b"yours")])
+    await backend.aexecute([Add("mine", 0)])  # the server knows the script now
     silent.blackhole(requests=False)
     task = asyncio.ensure_future(backend.aexecute([Add("mine", 1)]))
     await until(lambda: direct.execute([Read("mine")])[0].data == 1)

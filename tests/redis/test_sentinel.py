@@ -56,16 +56,12 @@ class Sentinel:
 
 @pytest.fixture
 def sentinel(tmp_path: Path) -> Iterator[tuple[Sentinel, RedisServer]]:
-    with (
-        RedisServer(appendonly=False) as primary,
-        RedisServer(
-            appendonly=False, extra=["--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0"]
-        ),
-    ):
-        watching = Sentinel(tmp_path, primary)
-        with watching.running():
-            wait_until(watching.knows_a_replica, "the Sentinel to know the replica", 30)
-            yield watching, primary
+    with RedisServer(appendonly=False, extra=["--repl-diskless-sync-delay", "0"]) as primary:
+        with RedisServer(appendonly=False, extra=["--replicaof", f"127.0.0.1 {primary.port}"]):
+            watching = Sentinel(tmp_path, primary)
+            with watching.running():
+                wait_until(watching.knows_a_replica, "the Sentinel to know the replica", 30)
+                yield watching, primary
 
 
 async def test_primary_is_found_again_after_a_fail_over(sentinel: tuple[Sentinel, RedisServer]) -> None:

@@ -57,7 +57,7 @@ LAYOUT = 1
 """The version of what the scripts store (docs/format.md). A newer one that is found is left alone."""
 REDIRECTS = 5
 """How often a call follows a cluster that moves the slot, or sends its script along, before it starts over."""
-SCAN_STEP = 1000
+SCAN_STEP = 5000
 """Keys that a cluster's node looks at in one step of a scan."""
 WAIT_SHARE = 0.8
 """Of the time limit, what replicas get to confirm a write."""
@@ -266,12 +266,13 @@ class Conversations:
             names = [name.decode() for name in self._good(answer)]
         else:
             found = yield from self._all_names(prefix, mark)
-            names = heapq.nsmallest(limit, (name for name in found if name > after))
+            smallest = heapq.nsmallest(limit, (name for name in found if name > after.encode()))
+            names = [name.decode() for name in smallest]
         return names, names[-1] if len(names) == limit else ""
 
-    def _all_names(self, prefix: str, mark: str) -> Conversation[set[str]]:
+    def _all_names(self, prefix: str, mark: str) -> Conversation[set[bytes]]:
         """Every name with that prefix on a cluster, where no index can be kept in the same atomic step."""
-        names: set[str] = set()
+        names: set[bytes] = set()
         pattern = self.keys.scan_pattern(prefix)
         for address in (yield from self._primaries()):
             cursor = b"0"
@@ -279,12 +280,12 @@ class Conversations:
                 ask = pack(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % SCAN_STEP)
                 (answer,) = yield Exchange(address, ask, 1)
                 cursor, keys = self._good(answer)
-                names.update(self._names(keys, prefix, mark))
+                names.update(self._names(keys, prefix.encode(), mark.encode()))
                 if cursor == b"0":
                     break
         return names
 
-    def _names(self, keys: Iterable[bytes], prefix: str, mark: str) -> Iterable[str]:
+    def _names(self, keys: Iterable[bytes], prefix: bytes, mark: bytes) -> Iterable[bytes]:
         for key in keys:
             name = self.keys.name(key, mark)
             if name is not None and name.startswith(prefix):

@@ -24,8 +24,10 @@ def escape(name: str) -> str:
     return name.translate(ESCAPES)
 
 
-def unescape(text: str) -> str:
-    return re.sub("%(25|7B|7D)", lambda match: chr(int(match[1], 16)), text)
+def unescape(text: bytes) -> bytes:
+    if b"%" not in text:
+        return text
+    return re.sub(rb"%(25|7B|7D)", lambda match: bytes([int(match[1], 16)]), text)
 
 
 def escape_glob(text: str) -> str:
@@ -39,6 +41,7 @@ class Keys:
     def __init__(self, key_prefix: str, database: int) -> None:
         prefix = quote(key_prefix, safe="")
         self.opening = f"{{{prefix}:"
+        self._tag_opening = self.opening.encode()
         self.layout = f"{self.opening}}}layout".encode()
         self.names = f"{self.opening}}}names".encode()
         self.leases = f"{self.opening}}}leases".encode()
@@ -68,16 +71,18 @@ class Keys:
         """What Redis Cluster computes the slot of `name` from."""
         return f"{self.opening[1:]}{escape(name.partition(GROUP_SEPARATOR)[0])}"
 
-    def name(self, key: bytes, mark: str = "") -> str | None:
-        """The name whose entry (or with mark "!" lease) this key is; None when it is no such key."""
-        text = key.decode()
-        tag, closed, suffix = text.removeprefix(self.opening).partition("}")
-        if not closed or not text.startswith(self.opening) or not suffix.startswith(mark):
+    def name(self, key: bytes, mark: bytes = b"") -> bytes | None:
+        """The name (as UTF-8) whose entry, or with mark "!" lease, this key is; None when it is no such key."""
+        if not key.startswith(self._tag_opening):
             return None
-        suffix = suffix.removeprefix(mark)
-        if not suffix:
+        tag, closed, suffix = key[len(self._tag_opening) :].partition(b"}")
+        if not closed:
+            return None
+        if suffix == mark:
             return unescape(tag) or None
-        return unescape(tag) + GROUP_SEPARATOR + unescape(suffix[1:]) if suffix.startswith(":") else None
+        if not suffix.startswith(mark + b":"):
+            return None
+        return unescape(tag) + GROUP_SEPARATOR.encode() + unescape(suffix[len(mark) + 1 :])
 
     def scan_pattern(self, prefix: str) -> bytes:
         """A pattern that all keys of names with that prefix match, and few others."""

@@ -16,6 +16,8 @@ from . import outcome
 
 CHUNK = 65536
 LARGEST_CHUNK = 1 << 20
+WORTH_COUNTING = 0.05
+"""Seconds: a smaller difference does not change the socket's time limit, as that is a system call."""
 CLOSED = "the server closed the connection"
 
 
@@ -99,11 +101,19 @@ class Wire:
         """Reads on until at least so many bytes came."""
         chunks = [self._data[self._position :]]
         while missing > 0:
+            self._limit_rest()
             chunk = self._socket.recv(min(max(missing, CHUNK), LARGEST_CHUNK))
             if not chunk:
                 raise ConnectionResetError(CLOSED)
             chunks.append(chunk)
             missing -= len(chunk)
-            if missing > 0 and time.monotonic() > self._deadline:
-                raise TimeoutError("the reply came too slowly")
         self._data, self._position = b"".join(chunks), 0
+
+    def _limit_rest(self) -> None:
+        """The socket's limit counts for each piece; a reply that trickles in must end by the same moment."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the reply came too slowly")
+        if left < self._timeout - WORTH_COUNTING:
+            self._timeout = left
+            self._socket.settimeout(left)

@@ -12,18 +12,17 @@ from pytest_django.fixtures import Settings
 
 from dref_django import backends
 from dref_django.backends import Backend
+from tests.kinds import KINDS, options_of
 from tests.locks.scripted import ScriptedBackend
 
 T = TypeVar("T")
 InThread: TypeAlias = Callable[..., concurrent.futures.Future[Any]]
 
-KINDS = ("memory", "redis")
-
 
 def backend_setting(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
-    prefix = f"locks-{secrets.token_hex(6)}"
-    options = {"URL": request.getfixturevalue("redis_server").url} if kind == "redis" else {}
-    return {"BACKEND": kind, "KEY_PREFIX": prefix, "OPTIONS": options}
+    if kind == "scripted":
+        return {"BACKEND": "tests.locks.scripted.ScriptedBackend"}
+    return {"BACKEND": kind, "KEY_PREFIX": f"locks-{secrets.token_hex(6)}", "OPTIONS": options_of(kind, request)}
 
 
 @pytest.fixture(params=KINDS)

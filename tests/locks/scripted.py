@@ -13,7 +13,7 @@ from dref_django.protocol import Command, Reply
 
 
 class ScriptedBackend(MemoryBackend):
-    """`calls` are the batches that were sent. `script` may hold one function a batch to come, see below."""
+    """`calls` are the batches that were sent."""
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
@@ -22,12 +22,14 @@ class ScriptedBackend(MemoryBackend):
         self.lose_requests: Callable[[Sequence[Command]], bool] = _never
         self.delays: Callable[[Sequence[Command]], threading.Event | None] = _no_delay
         """A batch for which it returns an event is applied at once; its reply waits for the event."""
+        self.after_send: Callable[[Sequence[Command]], None] = lambda commands: None
 
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         self.calls.append(commands)
         if self.lose_requests(commands):
             raise NotSent("scripted")
         replies = super().send(commands, now, timeout)
+        self.after_send(commands)
         delay = self.delays(commands)
         if delay is not None and not delay.wait(timeout):
             raise ReplyLost("scripted: too late")

@@ -152,7 +152,7 @@ class TestCalls:
         async def body() -> None:
             await asyncio.Event().wait()
 
-        running = asyncio.create_task(body())  # type: ignore[arg-type]
+        running = asyncio.create_task(body())
         while not await asyncio.to_thread(lambda: not is_free("a")):
             pass
         running.cancel()
@@ -165,7 +165,7 @@ class TestCalls:
         async def body() -> None: ...
 
         async with lock("a"):
-            waiting = asyncio.create_task(body())  # type: ignore[arg-type]
+            waiting = asyncio.create_task(body())
             await asyncio.to_thread(until_awaited, "a")
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -183,11 +183,11 @@ class TestRefused:
 
         for function in (rows, arows):
             with pytest.raises(TypeError, match="generator"):
-                lock("a")(function)  # type: ignore[arg-type]
+                lock("a")(function)
             with pytest.raises(TypeError, match="generator"):
-                lock(function)  # type: ignore[arg-type]
+                lock(function)
 
     def test_classes_and_nameless_callables(self) -> None:
         for thing in (Reports, functools.partial(bare)):
             with pytest.raises(TypeError, match="function"):
-                lock(thing)  # type: ignore[arg-type]
+                lock(thing)

@@ -205,6 +205,21 @@ async def test_deaf_connection_is_noticed_by_its_canaries(make_backend: MakeBack
             await until(lambda: listening.heard.names() == ["a"])
 
 
+async def test_subscription_that_is_not_confirmed_ends_the_connection(
+    make_backend: MakeBackend, redis_server: HasUrl
+) -> None:
+    with TcpProxy("127.0.0.1", urlsplit(redis_server.url).port or 6379) as proxy:
+        backend = make_backend(URL=proxy.through(redis_server.url), timeout=0.2)
+        async with Listening(backend) as listening:
+            proxy.blackhole()
+            await listening.feed.subscribe(["a"], [])
+            await until(lambda: len(listening.heard.downs) == 1)
+            proxy.heal()
+            await listening.ups(2)
+            await make_backend().aexecute([Add("a", 1)])
+            await until(lambda: listening.heard.names() == ["a"])
+
+
 async def test_listener_needs_one_connection_for_any_number_of_names(
     listening: Listening, redis_server: HasUrl
 ) -> None:

@@ -8,6 +8,7 @@ loop. Linearizable on one primary; what a fail-over of asynchronous replication 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -64,7 +65,7 @@ class RedisBackend(Backend):
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         if self._pid != os.getpid():
             self.after_fork()
-        if self._direct and not isinstance(commands[0], (Scan, ScanLeases)):
+        if self._direct and commands and not isinstance(commands[0], (Scan, ScanLeases)):
             # The fast path: one script call on one connection, no generator between.
             call = self.talk.short_cut(commands, now) or self.talk.call(commands, now)
             answer = self._pool.exchange(call.script.call(call.arguments), 1, timeout)[0]
@@ -147,13 +148,20 @@ class RedisBackend(Backend):
 
     async def _asatisfy(self, request: Request, timeout: float) -> Any:
         if not isinstance(request, Exchange):
-            return await asyncio.to_thread(self._load_topology)
+            return await self._aload_topology(timeout)
         try:
             pool = await self._loop_pools().pool(request.address)
             return await pool.exchange(request.payload, request.replies, timeout)
         except (NotSent, ReplyLost):
             self._suspect_topology()
             raise
+
+    async def _aload_topology(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.to_thread(self._load_topology)
+        except TimeoutError as error:
+            raise NotSent(f"{self.server.where}: its nodes do not answer") from error
 
     def _loop_pools(self) -> LoopPools:
         loop = asyncio.get_running_loop()
@@ -191,7 +199,7 @@ class RedisBackend(Backend):
         if self._topology is not None:
             self._topology.close()
         for loop, loop_pools in loops:
-            if not loop.is_closed():  # one that does not run closes them when it ends
+            with contextlib.suppress(RuntimeError):  # it has ended; one that does not run closes them when it ends
                 loop.call_soon_threadsafe(loop_pools.close_soon)
 
     def after_fork(self) -> None:

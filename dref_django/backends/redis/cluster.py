@@ -20,6 +20,9 @@ from . import outcome
 from .connections import connection_arguments
 from .options import Server
 
+NODE_SHARE = 0.25
+"""Of the time limit, what one node gets to tell the slots: the first one asked may be the one that hangs."""
+
 
 class Topology:
     """The slots of one cluster. Thread-safe; blocks while it asks the nodes, so event loops call it in a thread."""
@@ -54,9 +57,10 @@ class Topology:
             self._stale = False
 
     def _arguments(self) -> dict[str, Any]:
-        arguments = connection_arguments(self._server, None, self._timeout)
+        patience = self._timeout * NODE_SHARE
+        arguments = connection_arguments(self._server, None, patience)
         arguments.pop("db", None)
-        return {**arguments, "ssl": self._server.tls, "socket_timeout": self._timeout, "retry": Retry(NoBackoff(), 0)}
+        return {**arguments, "ssl": self._server.tls, "socket_timeout": patience, "retry": Retry(NoBackoff(), 0)}
 
     def node_of(self, key: bytes) -> tuple[str, int]:
         client = self._loaded()

@@ -56,22 +56,52 @@ def _connection_class(module: Any, server: Server) -> Any:
 
 def open_connection(server: Server, address: Address, timeout: float) -> SyncConnection:
     """A new connection, greeted and ready, within about `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     try:
         if server.sentinels:
             address = _ask_sentinels(server, timeout)
+            timeout = max(deadline - time.monotonic(), WORTH_COUNTING)
         arguments = connection_arguments(server, address, timeout)
         connection: SyncConnection = _connection_class(redis.connection, server)(**arguments, socket_timeout=timeout)
+        connect = connection._connect
+        connection._connect = lambda: _Hurried(connect(), deadline)
         connection.connect()
+        connection._sock = connection._sock.socket
+        connection._sock.settimeout(timeout)
     except ERRORS as error:
         raise outcome.before_sending(error, server.where) from error
     return connection
 
 
+class _Hurried:
+    """A socket whose reads all end by one moment: redis-py gives each of a handshake's replies the whole time limit."""
+
+    def __init__(self, connected: Any, deadline: float) -> None:
+        self.socket = connected
+        self._deadline = deadline
+
+    def recv(self, size: int) -> bytes:
+        self.socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        data: bytes = self.socket.recv(size)
+        return data
+
+    def recv_into(self, buffer: Any) -> int:
+        self.socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        size: int = self.socket.recv_into(buffer)
+        return size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.socket, name)
+
+
+def _sentinel_arguments(server: Server, timeout: float) -> dict[str, Any]:
+    """A Sentinel that does not answer leaves time for the others, and for the primary."""
+    share = timeout / (len(server.sentinels) + 1)
+    return {"socket_timeout": share, "retry": None, **server.sentinel_arguments}
+
+
 def _ask_sentinels(server: Server, timeout: float) -> Address:
-    sentinel = SENTINEL(
-        server.sentinels,
-        sentinel_kwargs={"socket_timeout": timeout, "retry": None, **server.sentinel_arguments},
-    )
+    sentinel = SENTINEL(server.sentinels, sentinel_kwargs=_sentinel_arguments(server, timeout))
     try:
         host, port = sentinel.discover_master(server.service)
         return host, port
@@ -101,10 +131,7 @@ async def aopen_connection(server: Server, address: Address, timeout: float) -> 
 
 
 async def _aask_sentinels(server: Server, timeout: float) -> Address:
-    sentinel = ASYNC_SENTINEL(
-        server.sentinels,
-        sentinel_kwargs={"socket_timeout": timeout, "retry": None, **server.sentinel_arguments},
-    )
+    sentinel = ASYNC_SENTINEL(server.sentinels, sentinel_kwargs=_sentinel_arguments(server, timeout))
     try:
         host, port = await sentinel.discover_master(server.service)
         return host, port

@@ -114,6 +114,8 @@ class Conversations:
         return Call(script, first, arguments, decode)
 
     def batch(self, commands: Sequence[Command], now: int | None, timeout: float) -> Conversation[list[Reply]]:
+        if not commands:
+            return []
         first = commands[0]
         if isinstance(first, Scan):
             return (yield from self._scan(first, now))
@@ -159,7 +161,8 @@ class Conversations:
             if isinstance(answer, NoScriptError):
                 whole = True
             elif isinstance(answer, AskError):  # MOVED, too; the map is asked for again at the next call
-                address = (answer.host, answer.port)
+                host = answer.host or (address[0] if address else "")  # a node may leave out that it is the same host
+                address = (host, answer.port)
                 asking = b"" if isinstance(answer, MovedError) else ASKING
                 self._mark_stale()
             else:

@@ -210,8 +210,11 @@ class Session:
 
     async def _wait_for(self, channels: Iterable[bytes]) -> None:
         last = [waiting[-1] for channel in channels if (waiting := self._unconfirmed.get(channel))]
-        if last:
-            await asyncio.wait(last)
+        if not last:
+            return
+        _, late = await asyncio.wait(last, timeout=self._backend.params.timeout)
+        if late and self._connection is not None:  # it hangs; without it the session ends and another one begins
+            await self._connection.disconnect(nowait=True)
 
     async def unsubscribe(self, names: Iterable[str], prefixes: Iterable[str]) -> None:
         channels, patterns = [self._channel(name) for name in names], [self._pattern(prefix) for prefix in prefixes]

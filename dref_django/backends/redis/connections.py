@@ -60,12 +60,13 @@ def open_connection(server: Server, address: Address, timeout: float) -> SyncCon
     try:
         if server.sentinels:
             address = _ask_sentinels(server, timeout)
-            timeout = max(deadline - time.monotonic(), WORTH_COUNTING)
-        arguments = connection_arguments(server, address, timeout)
-        connection: SyncConnection = _connection_class(redis.connection, server)(**arguments, socket_timeout=timeout)
+        left = max(deadline - time.monotonic(), WORTH_COUNTING)
+        arguments = connection_arguments(server, address, left)
+        connection: SyncConnection = _connection_class(redis.connection, server)(**arguments, socket_timeout=left)
         connect = connection._connect
         connection._connect = lambda: _Hurried(connect(), deadline)
         connection.connect()
+        del connection._connect
         connection._sock = connection._sock.socket
         connection._sock.settimeout(timeout)
     except ERRORS as error:

@@ -42,6 +42,8 @@ CREATE TABLE dref_lease (
     meta text NOT NULL DEFAULT '',
     waiters text[] NOT NULL DEFAULT '{}',      -- the queue, first come first
     expiries bigint[] NOT NULL DEFAULT '{}',   -- until when each of them waits
+    session bigint NOT NULL DEFAULT 0,   -- the session whose advisory lock backs the holding of token `backed`
+    backed bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (space, name)
 ) WITH (fillfactor = 50);
 
@@ -236,14 +238,35 @@ BEGIN
 END
 $$;
 
+-- The key of the advisory lock behind a lease: the first 8 bytes of a SHA-256, big-endian.
+CREATE FUNCTION dref_key(p_space text, p_name text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT ('x' || substr(encode(sha256(convert_to(concat(E'dref_lock\n', p_space, E'\n', p_name), 'UTF8')), 'hex'), 1, 16)
+        )::bit(64)::bigint
+$$;
+
+-- Whether any session holds it.
+CREATE FUNCTION dref_key_is_held(p_key bigint) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_locks AS k
+        WHERE k.locktype = 'advisory' AND k.objsubid = 1 AND k.granted
+            AND k.classid = (p_key >> 32 & 4294967295)::oid AND k.objid = (p_key & 4294967295)::oid
+            AND k.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
+$$;
+
 -- Lease commands, each for itself. Kinds: 1 Acquire, 2 Renew, 3 Release, 4 Inspect, 5 Break. p_ttl is Release's `keep`
 -- too. Names are taken in their order, so that two batches never wait for each other; r_place counts from 1.
+--
+-- With p_session, a number of its own for each session, a lease that is granted or renewed is *backed* by an advisory
+-- lock of the session that runs this (r_backed says whether that could be had). A lease that another session backs is
+-- free as soon as that advisory lock is: the session is gone. Advisory locks change hands only while the row is locked.
+-- p_unlock: Release gives the advisory lock back, too, whatever became of the lease. p_node: the waiters whose names
+-- start so are this process's own; p_near says whether Release serves the first of them or the first of the others.
 CREATE FUNCTION dref_leases(
-    p_space text, p_now bigint, p_kind smallint[], p_name text[], p_owner text[], p_token bigint[], p_ttl bigint[],
-    p_wait bigint[], p_meta text[]
+    p_space text, p_now bigint, p_session bigint, p_node text, p_kind smallint[], p_name text[], p_owner text[],
+    p_token bigint[], p_ttl bigint[], p_wait bigint[], p_meta text[], p_unlock boolean[], p_near boolean[]
 ) RETURNS TABLE (
     r_place integer, r_status smallint, r_left bigint, r_existed boolean, r_token bigint, r_woken text[],
-    r_owner text, r_since bigint, r_meta text, r_waiters text[]
+    r_owner text, r_since bigint, r_meta text, r_waiters text[], r_backed boolean
 ) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     c record;
@@ -254,15 +277,17 @@ DECLARE
     v_place integer;
     v_queued boolean;
     v_wake boolean;
+    v_dead boolean;
+    v_backed boolean;
 BEGIN
     FOR c IN
-        SELECT ordinality::integer AS place, kind, name, owner, token, ttl, wait, meta
-        FROM unnest(p_kind, p_name, p_owner, p_token, p_ttl, p_wait, p_meta) WITH ORDINALITY
-            AS u (kind, name, owner, token, ttl, wait, meta, ordinality)
+        SELECT ordinality::integer AS place, kind, name, owner, token, ttl, wait, meta, unlock, near
+        FROM unnest(p_kind, p_name, p_owner, p_token, p_ttl, p_wait, p_meta, p_unlock, p_near) WITH ORDINALITY
+            AS u (kind, name, owner, token, ttl, wait, meta, unlock, near, ordinality)
         ORDER BY name COLLATE "C", ordinality
     LOOP
         r_place := c.place; r_status := 0; r_left := NULL; r_existed := false; r_token := 0; r_woken := '{}';
-        r_owner := NULL; r_since := NULL; r_meta := NULL; r_waiters := NULL;
+        r_owner := NULL; r_since := NULL; r_meta := NULL; r_waiters := NULL; r_backed := false;
         IF c.kind = 4 THEN
             SELECT * INTO l FROM dref_lease t WHERE t.space = p_space AND t.name = c.name;
         ELSE
@@ -277,6 +302,9 @@ BEGIN
         END IF;
         v_found := l.name IS NOT NULL;
         v_now := dref_now(p_now);
+        IF c.unlock THEN
+            PERFORM pg_advisory_unlock(dref_key(p_space, c.name));
+        END IF;
         IF v_found AND c.kind <> 4 AND v_now >= 3600000000 +
                 greatest(l.deadline, (SELECT max(x) FROM unnest(l.expiries) AS x)) THEN
             -- Long unused: as if it had never been. The row that was just made counts as that, too.
@@ -295,6 +323,22 @@ BEGIN
             INTO l.waiters, l.expiries
             FROM unnest(l.waiters, l.expiries) WITH ORDINALITY AS q (w, x, o) WHERE x > v_now;
         v_wake := false;
+
+        -- A lease ends with the session that backs it. Its owner may still repeat its Acquire on another, or release.
+        v_dead := false;
+        IF l.backed = l.token AND l.session <> p_session AND l.deadline > v_now AND l.owner <> ''
+                AND NOT (l.owner = c.owner AND c.kind IN (1, 3)) THEN
+            IF c.kind = 4 THEN
+                v_dead := NOT dref_key_is_held(dref_key(p_space, c.name));
+            ELSIF pg_try_advisory_lock(dref_key(p_space, c.name)) THEN
+                v_dead := true;
+                PERFORM pg_advisory_unlock(dref_key(p_space, c.name));
+            END IF;
+            IF v_dead THEN
+                l.owner := ''; l.meta := '';
+                l.deadline := v_now;
+            END IF;
+        END IF;
 
         IF c.kind = 1 THEN
             IF l.deadline > v_now AND l.owner = c.owner THEN
@@ -320,8 +364,10 @@ BEGIN
                 r_left := l.deadline - v_now;
             END IF;
         ELSIF c.kind = 2 THEN
-            IF l.owner <> c.owner OR l.token <> c.token OR l.deadline <= v_now THEN
+            IF l.owner <> c.owner OR l.token <> c.token OR l.deadline <= v_now
+                    OR l.backed = l.token AND l.session <> p_session THEN
                 r_status := 6;
+                v_wake := v_dead;
             ELSE
                 l.deadline := v_now + c.ttl;
                 r_left := c.ttl;
@@ -337,6 +383,14 @@ BEGIN
             IF r_existed THEN
                 l.owner := ''; l.meta := '';
                 l.deadline := v_now + c.ttl;
+                IF p_node <> '' THEN
+                    v_place := (SELECT o FROM unnest(l.waiters) WITH ORDINALITY AS q (w, o)
+                                WHERE starts_with(w, p_node) = c.near ORDER BY o LIMIT 1);
+                    IF v_place > 1 THEN
+                        l.waiters := l.waiters[v_place] || l.waiters[:v_place - 1] || l.waiters[v_place + 1:];
+                        l.expiries := l.expiries[v_place] || l.expiries[:v_place - 1] || l.expiries[v_place + 1:];
+                    END IF;
+                END IF;
             END IF;
             v_wake := (r_existed OR v_queued) AND l.deadline <= v_now;
         ELSIF c.kind = 5 THEN
@@ -372,13 +426,84 @@ BEGIN
             END IF;
         END IF;
         r_token := l.token;
+        r_backed := c.kind <= 2 AND r_status = 0 AND p_session <> 0;
+        v_backed := l.session = p_session AND l.backed = l.token;  -- by this session, already
+        IF r_backed THEN
+            l.session := p_session; l.backed := l.token;
+        END IF;
         IF l IS DISTINCT FROM old THEN
             UPDATE dref_lease t SET owner = l.owner, token = l.token, since = l.since, deadline = l.deadline,
-                meta = l.meta, waiters = l.waiters, expiries = l.expiries
+                meta = l.meta, waiters = l.waiters, expiries = l.expiries, session = l.session, backed = l.backed
             WHERE t.space = p_space AND t.name = c.name;
+        END IF;
+        -- Last of all, when nothing can fail any more: a failure does not give an advisory lock back.
+        IF r_backed AND NOT v_backed AND NOT pg_try_advisory_lock(dref_key(p_space, c.name)) THEN
+            -- Another name with the same key, or a session that has lost the lease and does not know: it is a lease
+            -- like those of LOCKS = 'lease' then, until a renewal finds the key free.
+            r_backed := false;
+            UPDATE dref_lease t SET session = 0, backed = 0 WHERE t.space = p_space AND t.name = c.name;
         END IF;
         RETURN NEXT;
     END LOOP;
+END
+$$;
+
+-- One Acquire by the short way, which knows leases that are free and that nobody awaits. p_idle: what
+-- idle_session_timeout is to be from now on (NULL: what it is).
+CREATE FUNCTION dref_take(
+    p_space text, p_now bigint, p_session bigint, p_name text, p_owner text, p_ttl bigint, p_wait bigint, p_meta text,
+    p_idle text,
+    OUT r_place integer, OUT r_status smallint, OUT r_left bigint, OUT r_existed boolean, OUT r_token bigint,
+    OUT r_woken text[], OUT r_owner text, OUT r_since bigint, OUT r_meta text, OUT r_waiters text[], OUT r_backed boolean
+) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now bigint := dref_now(p_now);
+BEGIN
+    IF p_idle IS NOT NULL THEN
+        PERFORM set_config('idle_session_timeout', p_idle, false);
+    END IF;
+    UPDATE dref_lease t SET owner = p_owner, meta = p_meta, since = v_now, deadline = v_now + p_ttl,
+        token = greatest(t.token + 1, v_now), session = p_session, backed = greatest(t.token + 1, v_now)
+    WHERE t.space = p_space AND t.name = p_name AND t.deadline <= v_now AND t.waiters = '{}'
+    RETURNING t.token INTO r_token;
+    IF NOT FOUND THEN
+        SELECT * INTO r_place, r_status, r_left, r_existed, r_token, r_woken, r_owner, r_since, r_meta, r_waiters, r_backed
+        FROM dref_leases(p_space, p_now, p_session, '', '{1}', ARRAY[p_name], ARRAY[p_owner], '{0}', ARRAY[p_ttl],
+            ARRAY[p_wait], ARRAY[p_meta], '{false}', '{false}');
+        RETURN;
+    END IF;
+    r_place := 1; r_status := 0; r_left := p_ttl; r_existed := false;
+    r_backed := pg_try_advisory_lock(dref_key(p_space, p_name));
+    IF NOT r_backed THEN
+        UPDATE dref_lease t SET session = 0, backed = 0 WHERE t.space = p_space AND t.name = p_name;
+    END IF;
+END
+$$;
+
+-- One Release by the short way, which knows leases that are held and that nobody awaits.
+CREATE FUNCTION dref_give(
+    p_space text, p_now bigint, p_session bigint, p_node text, p_name text, p_owner text, p_token bigint, p_keep bigint,
+    p_unlock boolean, p_near boolean,
+    OUT r_place integer, OUT r_status smallint, OUT r_left bigint, OUT r_existed boolean, OUT r_token bigint,
+    OUT r_woken text[], OUT r_owner text, OUT r_since bigint, OUT r_meta text, OUT r_waiters text[], OUT r_backed boolean
+) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now bigint := dref_now(p_now);
+BEGIN
+    UPDATE dref_lease t SET owner = '', meta = '', deadline = v_now + p_keep
+    WHERE t.space = p_space AND t.name = p_name AND t.owner = p_owner AND p_owner <> '' AND p_token IN (0, t.token)
+        AND t.deadline > v_now AND t.waiters = '{}'
+    RETURNING t.token INTO r_token;
+    IF NOT FOUND THEN
+        SELECT * INTO r_place, r_status, r_left, r_existed, r_token, r_woken, r_owner, r_since, r_meta, r_waiters, r_backed
+        FROM dref_leases(p_space, p_now, p_session, p_node, '{3}', ARRAY[p_name], ARRAY[p_owner], ARRAY[p_token],
+            ARRAY[p_keep], '{0}', '{""}', ARRAY[p_unlock], ARRAY[p_near]);
+        RETURN;
+    END IF;
+    IF p_unlock THEN
+        PERFORM pg_advisory_unlock(dref_key(p_space, p_name));
+    END IF;
+    r_place := 1; r_status := 0; r_existed := true; r_backed := false;
 END
 $$;
 

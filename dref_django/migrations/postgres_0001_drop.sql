@@ -1,5 +1,10 @@
 DROP FUNCTION dref_epoch(), dref_sweep(integer);
-DROP FUNCTION dref_leases(text, bigint, smallint[], text[], text[], bigint[], bigint[], bigint[], text[]);
+DROP FUNCTION dref_take(text, bigint, bigint, text, text, bigint, bigint, text, text);
+DROP FUNCTION dref_give(text, bigint, bigint, text, text, text, bigint, bigint, boolean, boolean);
+DROP FUNCTION dref_leases(
+    text, bigint, bigint, text, smallint[], text[], text[], bigint[], bigint[], bigint[], text[], boolean[], boolean[]
+);
+DROP FUNCTION dref_key_is_held(bigint), dref_key(text, text);
 DROP FUNCTION dref_batch(
     text, bigint, smallint[], text[], bigint[], bytea[], bigint[], bigint[], bigint[], bigint[], bigint[], boolean[], bytea[]
 );

@@ -1,1 +1,1 @@
-SELECT * FROM dref_leases($1, $2, $3, $4, $5, $6, $7, $8, $9)
+SELECT * FROM dref_leases($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)

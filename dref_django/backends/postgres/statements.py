@@ -110,7 +110,9 @@ SCAN: Final = _statement("scan", TEXT, TEXT, TEXT, TEXT, INT8, BOOL, INT8)
 SCAN_LEASES: Final = _statement("scan_leases", TEXT, TEXT, TEXT, TEXT, INT8, INT8)
 ONE: Final = _statement("one", TEXT, INT8, INT2, TEXT, INT8, BYTES, *[INT8] * 5, BOOL, BYTES)
 BATCH: Final = _statement("batch", TEXT, INT8, INT2S, TEXTS, INT8S, BYTES_ARRAY, *[INT8S] * 5, BOOLS, BYTES_ARRAY)
-LEASES: Final = _statement("leases", TEXT, INT8, INT2S, TEXTS, TEXTS, INT8S, INT8S, INT8S, TEXTS)
+LEASES: Final = _statement(
+    "leases", TEXT, INT8, INT8, TEXT, INT2S, TEXTS, TEXTS, INT8S, INT8S, INT8S, TEXTS, BOOLS, BOOLS
+)  # fmt: skip
 
 _ENTRY_KINDS: Final[dict[type, int]] = {Read: 1, Check: 2, Write: 3, Add: 4, Delete: 5, Expire: 6, Find: 7}
 _LEASE_KINDS: Final[dict[type, int]] = {Acquire: 1, Renew: 2, Release: 3, Inspect: 4, Break: 5}
@@ -276,13 +278,25 @@ def _op(op: bytes) -> bytes:
 
 
 def _leases(space: str, commands: Sequence[Command], now: int | None) -> Request:
+    return Request(LEASES, lease_params(space, commands, now), lambda result: read_leases(result, commands))
+
+
+def lease_params(
+    space: str,
+    commands: Sequence[Command],
+    now: int | None,
+    session: int = 0,
+    node: str = "",
+    releases: Sequence[tuple[bool, bool]] | None = None,
+) -> tuple[Bound, ...]:
+    """Of dref_leases(). `session`, `node`, and (unlock, near) a command are for leases that a session backs."""
     rows = [_lease_arguments(command) for command in commands]
     kinds, names, owners, tokens, ttls, waits, metas = zip(*rows, strict=True)
-    params = (
-        space.encode(), maybe_int8(now), int2s(kinds), texts(names), texts(owners), int8s(tokens), int8s(ttls),
-        int8s(waits), texts(metas),
+    unlocks, nears = zip(*(releases or [(False, False)] * len(rows)), strict=True)
+    return (
+        space.encode(), maybe_int8(now), int8(session), node.encode(), int2s(kinds), texts(names), texts(owners),
+        int8s(tokens), int8s(ttls), int8s(waits), texts(metas), booleans(unlocks), booleans(nears),
     )  # fmt: skip
-    return Request(LEASES, params, lambda result: _read_leases(result, commands))
 
 
 def _lease_arguments(command: Command) -> tuple[int, str, str, int, int, int, str]:
@@ -412,7 +426,7 @@ def _read_lease_scan(result: PGresult, command: ScanLeases) -> Answer:
     return Answer([Reply(Status.APPLIED, page=tuple(rows), cursor=cursor)], [])
 
 
-def _read_leases(result: PGresult, commands: Sequence[Command]) -> Answer:
+def read_leases(result: PGresult, commands: Sequence[Command]) -> Answer:
     replies: list[Reply] = [Reply(Status.NOT_FOUND)] * len(commands)
     wakes: list[list[Event]] = [[] for _ in commands]
     for line in (Line(result, row) for row in range(result.ntuples)):

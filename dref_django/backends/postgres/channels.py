@@ -104,6 +104,8 @@ def parse(payload: str) -> list[Item | int]:
     """The items of a payload; an int is a canary. Raises ValueError when it is not one of ours."""
     try:
         raw = msgpack.unpackb(binascii.a2b_base64(payload))
+        if not isinstance(raw, list):
+            raise ValueError("not an array of items")
         return [_item(*fields) for fields in raw]
     except (TypeError, msgpack.UnpackException, msgpack.ExtraData) as error:
         raise ValueError("a payload that this back end did not make") from error

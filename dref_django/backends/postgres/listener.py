@@ -125,6 +125,7 @@ class PostgresFeed:
                 pause, told = FIRST_PAUSE, False
             if not told:
                 told = True
+                logger.info("dref_django: the listener on PostgreSQL is down: %s", reason)
                 self._sink.down(reason)
             await asyncio.sleep(max(self._pause, pause * random.uniform(0.5, 1)))  # noqa: S311 (spreads reconnects)
             self._pause = 0.0

@@ -160,7 +160,8 @@ class Session:
                 else:
                     bad = bad or result
         except psycopg.Error as error:
-            raise Broken(str(error).strip()) from error
+            if bad is None or good is not None:  # else the server said good-bye, and that it did nothing
+                raise Broken(str(error).strip()) from error
         return self._judge(good, bad)
 
     def _judge(self, good: PGresult | None, bad: PGresult | None) -> PGresult:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from dref_django.backends.redis.keys import Keys, escape_glob, unescape
+from dref_django.backends.redis.keys import Keys, escape, escape_glob, unescape
 
 # Full of what the escapes are about, so that near collisions are tried.
 TEXT = st.text(alphabet=st.sampled_from("ab{}%:!7BD25é"), min_size=1, max_size=8)
@@ -21,6 +21,12 @@ def test_no_two_names_share_a_key(first: str, second: str) -> None:
     keys = {KEYS.entry(first), KEYS.lease(first), KEYS.entry(second), KEYS.lease(second)}
     assert len(keys) == (2 if first == second else 4)
     assert not keys & {KEYS.layout, KEYS.names, KEYS.leases}
+
+
+@given(TEXT)
+def test_name_that_looks_escaped_has_another_key(name: str) -> None:
+    if escape(name) != name:
+        assert KEYS.entry(escape(name)) != KEYS.entry(name)
 
 
 @given(TEXT, TEXT, TEXT, TEXT)

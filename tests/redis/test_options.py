@@ -157,7 +157,7 @@ def test_check_warns_of_eviction_and_of_a_missing_append_only_file(make_backend:
     with RedisServer(appendonly=False) as server:
         command(server, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         messages = by_id(make_backend(URL=server.url).check())
-        assert set(messages) == {"dref.W022", "dref.W023"}
+        assert set(messages) == {"dref.W022", "dref.I023"}
         assert "allkeys-lru" in messages["dref.W022"].msg
 
 

@@ -281,7 +281,7 @@ class ReadLock(Lock):
             _release_soon(backend, (gate, *seats), owner)
             raise
         finally:
-            _seats.give_back(numbers)
+            _seats.put_aside(numbers)
 
     def _give(self, helds: Sequence[Held], *, strict: bool) -> Flow[None]:
         try:
@@ -295,7 +295,8 @@ class ReadLock(Lock):
         self._leave_seats(helds)
 
     def _leave_seats(self, helds: Iterable[Held]) -> None:
-        _seats.give_back(int(held.lease.rpartition("/")[2]) for held in helds)
+        for held in helds:
+            _seats.give_back(int(held.lease.rpartition("/")[2]))
 
     def _kept_names(self) -> dict[str, Held]:
         """Inside a transaction that keeps the write lock, a reader is covered by it."""
@@ -318,7 +319,10 @@ class _Seats:
         except IndexError:
             return next(self._next)
 
-    def give_back(self, numbers: Iterable[int]) -> None:
+    def give_back(self, number: int) -> None:
+        self._free.append(number)
+
+    def put_aside(self, numbers: Iterable[int]) -> None:
         self._free.extendleft(numbers)
 
 

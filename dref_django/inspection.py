@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from . import backends, conf
 from .flows import Flow, adrive, drive
-from .protocol import Break, Inspect, LeaseInfo, Reply, ScanLeases, Status
+from .naming import GROUP_SEPARATOR
+from .protocol import Break, Inspect, LeaseInfo, Reply, ScanLeases, Status, check_name
 
 PAGE: Final = 200
 
@@ -43,21 +44,31 @@ def locks(prefix: str = "", *, kind: str = "lock", using: str = conf.DEFAULT_ALI
     start = f"{kind}:{prefix}" if kind else ""
     after = ""
     while True:
-        reply: Reply = drive(backend, _page(start, after))
-        for row in reply.page:
-            if isinstance(row, LeaseInfo):
-                yield _info(row)
-        if not (after := reply.cursor):
+        found, after = drive(backend, _page(start, after))
+        yield from found
+        if not after:
+            return
+
+
+async def alocks(prefix: str = "", *, kind: str = "lock", using: str = conf.DEFAULT_ALIAS) -> AsyncIterator[LockInfo]:
+    backend = backends.get_backend(using)
+    start = f"{kind}:{prefix}" if kind else ""
+    after = ""
+    while True:
+        found, after = await adrive(backend, _page(start, after))
+        for info in found:
+            yield info
+        if not after:
             return
 
 
 def lock_info(name: str, *, kind: str = "lock", using: str = conf.DEFAULT_ALIAS) -> LockInfo | None:
     """What is known of one lock; None when it is free and nobody waits."""
-    return drive(backends.get_backend(using), _inspect(f"{kind}:{name}"))
+    return drive(backends.get_backend(using), _inspect(_lease(kind, name)))
 
 
 async def alock_info(name: str, *, kind: str = "lock", using: str = conf.DEFAULT_ALIAS) -> LockInfo | None:
-    return await adrive(backends.get_backend(using), _inspect(f"{kind}:{name}"))
+    return await adrive(backends.get_backend(using), _inspect(_lease(kind, name)))
 
 
 def break_lock(name: str, *, token: int = 0, kind: str = "lock", using: str = conf.DEFAULT_ALIAS) -> bool:
@@ -67,16 +78,23 @@ def break_lock(name: str, *, token: int = 0, kind: str = "lock", using: str = co
     believes that it holds the lock while the next waiter may have it: work that must not overlap needs its fencing
     token checked.
     """
-    return drive(backends.get_backend(using), _break(f"{kind}:{name}", token))
+    return drive(backends.get_backend(using), _break(_lease(kind, name), token))
 
 
 async def abreak_lock(name: str, *, token: int = 0, kind: str = "lock", using: str = conf.DEFAULT_ALIAS) -> bool:
-    return await adrive(backends.get_backend(using), _break(f"{kind}:{name}", token))
+    return await adrive(backends.get_backend(using), _break(_lease(kind, name), token))
 
 
-def _page(prefix: str, after: str) -> Flow[Reply]:
+def _page(prefix: str, after: str) -> Flow[tuple[list[LockInfo], str]]:
+    """A page and where the next one begins; "" at the end."""
     reply: Reply = yield ScanLeases(prefix, after, PAGE)
-    return reply
+    return [_info(row) for row in reply.page if isinstance(row, LeaseInfo)], reply.cursor
+
+
+def _lease(kind: str, name: str) -> str:
+    for part in name.split(GROUP_SEPARATOR):  # a permit, a reader, a partition: named behind what it belongs to
+        check_name(part)
+    return f"{kind}:{name}"
 
 
 def _inspect(lease: str) -> Flow[LockInfo | None]:

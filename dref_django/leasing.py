@@ -48,6 +48,7 @@ RETRY: Final = 0.1
 LAST_TRY: Final = 0.2
 """Seconds that a renewal may use up, though no time is left for another one."""
 IDLE: Final = 60.0
+TAKEN: Final = "it ran out, was broken, or another holds it now"
 RENEW_BATCH: Final = 500
 FAREWELL_TIMEOUT: Final = 1.0
 
@@ -134,7 +135,8 @@ def give(lease: str, owner: str, token: int = 0, keep: float = 0) -> Flow[bool]:
 def _timeout(lease: str, timeout: float | None) -> LockTimeout:
     kind, _, name = lease.partition(":")
     return LockTimeout(
-        f"{kind} {name!r} was not free within {timeout or 0:.3g} s. (`timeout` is the time to wait, `ttl` is the lease.)"
+        f"{kind} {name!r} was not free within {timeout or 0:.3g} s. "
+        "(`timeout` is the time to wait, `ttl` is the lease.)"
     )
 
 
@@ -263,7 +265,13 @@ class Held:
         """Tells everybody who asked, once. `gone`: the server has forgotten this holder."""
         with self._mutex:
             self._gone = self._gone or gone
-            if self._reason or self.released:
+            if self.released:
+                return
+        self._lose(reason, tell)
+
+    def _lose(self, reason: str, tell: bool) -> None:
+        with self._mutex:
+            if self._reason:
                 return
             self._reason = reason
             listeners, self._listeners = self._listeners, []
@@ -286,7 +294,6 @@ class Held:
         self.remaining()  # a deadline that has passed still counts as a loss
         with self._mutex:
             self.released = True
-            self._listeners.clear()
             self._releases += 1
             if self._gone:
                 return None
@@ -295,7 +302,9 @@ class Held:
 
     def was_kept(self, existed: bool) -> bool:
         """Whether it was held to the end, after the server's answer to the release."""
-        return (existed or self._releases > 1) and not self._reason
+        if not existed and self._releases == 1:
+            self._lose(TAKEN, True)
+        return not self._reason
 
     def give_back(self, keep: float = 0) -> Flow[bool]:
         """Stops renewing and releases; returns whether it was held to the end. Safe to repeat.
@@ -472,7 +481,7 @@ class Keeper:
         for held, reply in zip(due, replies, strict=True):
             if reply.status is not Status.APPLIED:
                 self.remove(held)
-                held.mark_lost("it ran out, was broken, or another holds it now", gone=True)
+                held.mark_lost(TAKEN, gone=True)
             elif not held.renewed(sent):
                 self.remove(held)
         self._listen_for_breaks()

@@ -11,8 +11,8 @@ import redis
 
 from dref_django import LockTimeout, backends, lock
 from dref_django.backends import Backend
-from dref_django.inspection import lock_info
 from dref_django.flows import Flow, Pause
+from dref_django.inspection import lock_info
 from dref_django.leasing import RECHECK, Grant, _until_recheck, take
 from dref_django.protocol import Acquire, Command, Release, Reply, Status
 from tests.locks.conftest import InThread

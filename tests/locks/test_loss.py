@@ -116,9 +116,12 @@ class TestFourWays:
             held.lost.wait(5)
         assert is_free("a")
 
-    def test_leaving_raises_though_no_renewal_has_found_out_yet(self) -> None:
-        with pytest.raises(LockLost), lock("a", ttl=30):
+    def test_leaving_tells_a_loss_that_no_renewal_has_found_yet(self) -> None:
+        told = threading.Event()
+        with pytest.raises(LockLost, match="broken"), lock("a", ttl=30, on_lost=told.set) as held:
             break_lock("a")
+        assert told.wait(5)
+        assert held.lost
 
     def test_body_that_raises_gets_a_note(self) -> None:
         with pytest.raises(ZeroDivisionError) as caught, lock("a", ttl=1) as held:

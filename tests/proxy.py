@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 from tests.servers import free_port
 
 CHUNK = 65_536
+REMEMBERED = 4096
 COMMAND_TIMEOUT = 10.0  # seconds
 
 
@@ -39,6 +40,8 @@ class _Connection:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._writers = (client, server)
         self.lost_bytes = False  # swallowed some: what follows would make no sense to the peer
+        self.swallowed = False  # this one alone lies in a black hole
+        self.said = b""  # what the client sent first
         self.reply_trap: _Trap | None = None  # the request went through, its reply shall not
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -73,6 +76,7 @@ class TcpProxy:
         self._connections: set[_Connection] = set()
         self._swallow_requests = False
         self._swallow_replies = False
+        self._trickle = 0.0
         self._request_traps: list[_Trap] = []
         self._reply_traps: list[_Trap] = []
         self.accepted = 0  # connections since the start
@@ -108,11 +112,39 @@ class TcpProxy:
 
         self._run(swallow)
 
+    def isolate(self, said: bytes) -> int:
+        """A black hole only for the connections whose client has sent ``said``; returns how many those are.
+
+        It is looked for in the first bytes that a client sends, ``REMEMBERED`` of them.
+        """
+        isolated = 0
+
+        def swallow() -> None:
+            nonlocal isolated
+            for connection in self._connections:
+                if said in connection.said:
+                    connection.swallowed = True
+                    isolated += 1
+
+        self._run(swallow)
+        return isolated
+
+    def trickle(self, seconds: float) -> None:
+        """Let replies through byte by byte, with so many seconds between them."""
+
+        def slow_down() -> None:
+            self._trickle = seconds
+
+        self._run(slow_down)
+
     def heal(self) -> None:
-        """End the black hole; connections that lost bytes in it are cut, untouched ones go on."""
+        """End the black hole and the trickle; connections that lost bytes are cut, untouched ones go on."""
 
         def forward_again() -> None:
             self._swallow_requests = self._swallow_replies = False
+            self._trickle = 0.0
+            for connection in self._connections:
+                connection.swallowed = False
             for connection in [each for each in self._connections if each.lost_bytes]:
                 self._forget(connection)
 
@@ -218,14 +250,24 @@ class TcpProxy:
         with suppress(OSError):
             while data := await source.read(CHUNK):
                 if passes(connection, data):
-                    target.write(data)
-                    await target.drain()
+                    if self._trickle and passes == self._pass_reply:
+                        await self._drip(data, target)
+                    else:
+                        target.write(data)
+                        await target.drain()
         if passes(connection, b""):  # the end of the stream is lost in a black hole like everything else
             self._connections.discard(connection)
             connection.hang_up()
 
+    async def _drip(self, data: bytes, target: asyncio.StreamWriter) -> None:
+        for place in range(len(data)):
+            target.write(data[place : place + 1])
+            await target.drain()
+            await asyncio.sleep(self._trickle)
+
     def _pass_request(self, connection: _Connection, data: bytes) -> bool:
-        if self._swallow_requests:
+        connection.said = (connection.said + data)[:REMEMBERED]
+        if self._swallow_requests or connection.swallowed:
             connection.lost_bytes = True
             return False
         if trap := _spring(self._request_traps, data):
@@ -237,7 +279,7 @@ class TcpProxy:
         return True
 
     def _pass_reply(self, connection: _Connection, data: bytes) -> bool:
-        if self._swallow_replies:
+        if self._swallow_replies or connection.swallowed:
             connection.lost_bytes = True
             return False
         if data and connection.reply_trap is not None:

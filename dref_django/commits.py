@@ -47,6 +47,18 @@ def after_all(transactions: Sequence[BaseDatabaseWrapper], callback: Callable[[b
         connection.run_on_commit.insert(0, (no_savepoints, hook, True))  # type: ignore[arg-type]
 
 
+def first_at_commit(transactions: Sequence[BaseDatabaseWrapper], callback: Callable[[], None]) -> None:
+    """Calls back when each commits, before anything that `after_all` was given so far; not when a savepoint that is
+    open now is rolled back. The callback must not raise."""
+    for connection in transactions:
+        connection.run_on_commit.insert(0, (set(connection.savepoint_ids), callback, True))  # type: ignore[arg-type]
+
+
+def is_due(transactions: Sequence[BaseDatabaseWrapper], callback: Callable[[], None]) -> bool:
+    """Whether what was given to `first_at_commit` would be called if they committed now."""
+    return all(any(hook[1] == callback for hook in connection.run_on_commit) for connection in transactions)
+
+
 class _Countdown:
     def __init__(self, count: int, callback: Callable[[bool], None]) -> None:
         self._left = count

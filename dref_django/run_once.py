@@ -29,6 +29,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from django.db.backends.base.base import BaseDatabaseWrapper
+
 from . import backends, commits, conf, naming
 from .codecs import get_codec
 from .exceptions import LockTimeout
@@ -170,7 +172,7 @@ class Once:
             if guard.otherwise == "raise":
                 raise
             logger.info("dref: %r is left to the process that is still at it", self)
-        if turn.held is not None and guard.stands(turn.held):  # done before in the same transaction
+        if turn.held is not None and guard.stands(turn.held):
             guard.__exit__(None, None, None)
             turn.held = None
         self._turns.setdefault(here(), []).append(turn)
@@ -181,9 +183,14 @@ class Once:
     ) -> None:
         turn = self._leave()
         if turn.held is not None:
+            transactions = commits.open_transactions() if error is None else []
             if error is None:
-                turn._guard.succeeded(turn.held)
+                outcome = _outcomes[turn.held] = _Outcome(transactions)
             turn._guard.__exit__(kind, error, traceback)
+            if (
+                transactions
+            ):  # the guard is released when they have ended; just before, this is told that they committed
+                commits.first_at_commit(transactions, outcome.committed)
 
     async def __aenter__(self) -> Turn:
         guard = self._guard()
@@ -205,7 +212,7 @@ class Once:
         turn = self._leave()
         if turn.held is not None:
             if error is None:
-                _outcomes[turn.held] = _Outcome()
+                _outcomes[turn.held] = _Outcome([])
             await turn._guard.__aexit__(kind, error, traceback)
 
     def _leave(self) -> Turn:
@@ -230,8 +237,12 @@ class _DoneAlready(Exception):
 class _Outcome:
     """A success, standing once all transactions that were open have committed; a savepoint may still undo it."""
 
-    def __init__(self, transactions: int = 0) -> None:
-        self.pending = transactions
+    def __init__(self, transactions: list[BaseDatabaseWrapper]) -> None:
+        self._transactions = transactions
+        self.pending = len(transactions)
+
+    def stands(self) -> bool:
+        return self.pending == 0 or commits.is_due(self._transactions, self.committed)
 
     def committed(self) -> None:
         self.pending -= 1
@@ -262,15 +273,9 @@ class _Guard(Lock):
         reply: Reply = yield Delete(self._marker, op=os.urandom(OP_ID_SIZE))
         return reply.existed
 
-    def succeeded(self, held: Held) -> None:
-        """Told by sync code before the lock is left; undone with the transactions that are open."""
-        transactions = commits.open_transactions()
-        outcome = _outcomes[held] = _Outcome(len(transactions))
-        for connection in transactions:
-            connection.on_commit(outcome.committed)
-
     def stands(self, held: Held) -> bool:
-        return held in _outcomes
+        """Whether it was done before in the transaction that keeps the lock."""
+        return held in _outcomes and _outcomes[held].stands()
 
     def _grant(self, name: str, timeout: float | None) -> Flow[Grant]:
         if (yield from self.is_done()):

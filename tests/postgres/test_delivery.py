@@ -35,10 +35,9 @@ def test_lost_reply_is_proven_by_the_op_id(make_backend: MakeBackend, through: T
 
 async def test_lost_reply_of_a_batch_is_proven_on_a_loop_too(make_backend: MakeBackend, through: TcpProxy) -> None:
     backend = make_backend()
-    batch = [Write("v", b"old", op=OP), Add("n", 2, op=OP[::-1])]
     await backend.aexecute([Delete("v", op=b"warm up."), Add("n", 1, op=b"warm up.")])
     lost = through.drop_replies(matching=OP)
-    written, added = await backend.aexecute(batch)
+    written, added = await backend.aexecute([Write("v", b"old", op=OP), Add("n", 2, op=OP[::-1])])
     assert lost.is_set()
     assert (written.status, written.existed) == (Status.APPLIED, False)
     assert (added.status, added.data) == (Status.APPLIED, 3)

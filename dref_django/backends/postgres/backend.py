@@ -53,7 +53,7 @@ class PostgresBackend(Backend):
         self.channels = Channels(params.key_prefix)
         self.pool = Pool(self.address, options.get("POOL_SIZE", DEFAULT_SIZE))
         self.dispatcher = Dispatcher(self.address, self.channels, params.timeout)
-        self._joining = Joining(self.address.alias, params.key_prefix, self.dispatcher.post)
+        self._joining = Joining(self.address.alias, params.key_prefix, self.dispatcher)
 
     def _options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         if unknown := sorted(set(options) - set(OPTIONS)):
@@ -77,7 +77,7 @@ class PostgresBackend(Backend):
 
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         limit = Limit.of(timeout)
-        if self._joining.concerns_this_thread():
+        if self._joining.concerns_caller():
             if self._joining.is_active():
                 return self._joining.send(commands, now, limit)
             self._joining.refuse_own_rows(commands)
@@ -104,7 +104,7 @@ class PostgresBackend(Backend):
         limit = Limit.of(timeout)
         if self._joining.is_active():
             self._joining.refuse_async()
-        if self._joining.concerns_this_thread():
+        if self._joining.concerns_caller():
             self._joining.refuse_own_rows(commands)
         try:
             session = await self.pool.atake(limit)

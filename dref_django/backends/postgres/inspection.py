@@ -23,7 +23,7 @@ SELECT pg_backend_pid(), current_setting('fsync'), current_setting('full_page_wr
     current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer,
     current_setting('server_encoding'), pg_is_in_recovery(),
     (SELECT count(*) FROM unnest(ARRAY['dref_entry', 'dref_lease']) AS t
-     WHERE NOT has_table_privilege(t, 'SELECT, INSERT, UPDATE, DELETE'))
+     CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p WHERE NOT has_table_privilege(t, p))
 """
 
 

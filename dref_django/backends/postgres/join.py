@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import psycopg
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import TransactionManagementError
 from psycopg.pq import TransactionStatus
 
@@ -23,11 +24,14 @@ from dref_django.exceptions import Conflict, DRefError, Unavailable
 from dref_django.protocol import LEASE_COMMANDS, Command, Find, Read, Reply, Scan, ScanLeases
 from dref_django.store import Event
 
+from .dispatcher import Dispatcher
 from .pools import MISSING_TABLE, Unusable, missing_tables
 from .session import Broken, Limit, Refused, Session, converse
 
 SERIALIZATION: Final = ("40001", "40P01")
 CANCELLED: Final = ("57014", "55P03")
+GOOD_BYE: Final = ("57P", "08")
+"""SQLSTATEs with which the server ends a connection."""
 
 
 class OwnLock(DRefError):
@@ -37,34 +41,41 @@ class OwnLock(DRefError):
 class _Afterwards:
     """What a joined change does when its transaction commits."""
 
-    def __init__(self, names: frozenset[str], events: Sequence[Event], post: Callable[[Sequence[Event]], None]) -> None:
+    def __init__(self, names: frozenset[str], events: Sequence[Event], dispatcher: Dispatcher) -> None:
         self.names = names
         self._events = events
-        self._post = post
+        self._dispatcher = dispatcher
 
     def __call__(self) -> None:
         if self._events:
-            self._post(self._events)
+            self._dispatcher.post(self._events)
 
 
 class Joining:
     """The joined transactions of one back end."""
 
-    def __init__(self, alias: str, space: str, post: Callable[[Sequence[Event]], None]) -> None:
+    def __init__(self, alias: str, space: str, dispatcher: Dispatcher) -> None:
         self._alias = alias
         self._space = space
-        self._post = post
-        self._thread: contextvars.ContextVar[int | None] = contextvars.ContextVar("dref_django.joined", default=None)
-        self._threads: set[int] = set()  # those that may be in a joined transaction, or hold its rows
+        self._dispatcher = dispatcher
+        self._holders: dict[int, BaseDatabaseWrapper] = {}
+        """Django's connections whose transactions were joined and may be open, by their thread."""
+        self._within: contextvars.ContextVar[bool] = contextvars.ContextVar("dref_django.joined", default=False)
+        # `async_to_sync` runs the loop in another thread; the context tells for whom.
+        self._thread: contextvars.ContextVar[int] = contextvars.ContextVar("dref_django.joining_thread", default=0)
 
     # --- asked before every operation ---------------------------------------------------------------------------
 
-    def concerns_this_thread(self) -> bool:
-        return bool(self._threads) and threading.get_ident() in self._threads
+    def concerns_caller(self) -> bool:
+        """Whether the caller may be in a joined transaction, or hold rows of one. Cheap: asked before everything."""
+        return bool(self._holders) and self._holder() is not None
 
     def is_active(self) -> bool:
-        """Whether the caller is within `join_transaction()`, be it through `async_to_sync`."""
-        return bool(self._threads) and self._thread.get() is not None
+        """Whether the caller is within `join_transaction()`; a thread that was started there is not."""
+        return self._within.get() and self._holder() is not None
+
+    def _holder(self) -> BaseDatabaseWrapper | None:
+        return self._holders.get(threading.get_ident()) or self._holders.get(self._thread.get())
 
     def refuse_async(self) -> None:
         raise DRefError(
@@ -73,11 +84,12 @@ class Joining:
         )
 
     def refuse_own_rows(self, commands: Sequence[Command]) -> None:
-        """Raises OwnLock when a command would wait for a row that this thread's open transaction has written."""
-        callbacks = [func for _, func, *_ in connections[self._alias].run_on_commit]
+        """Raises OwnLock when a command would wait for a row that the caller's open transaction has written."""
+        holder = self._holder()
+        callbacks = [func for _, func, *_ in holder.run_on_commit] if holder is not None else []
         held = frozenset[str]().union(*(each.names for each in callbacks if isinstance(each, _Afterwards)))
         if not held:
-            self._threads.discard(threading.get_ident())
+            self._holders.pop(threading.get_ident(), None)
             return
         for command in commands:
             if not isinstance(command, (Read, Find, Scan, *LEASE_COMMANDS)) and command.name in held:
@@ -98,12 +110,13 @@ class Joining:
                 "to join."
             )
         thread = threading.get_ident()
-        self._threads.add(thread)
-        token = self._thread.set(thread)
+        self._holders[thread] = connections[self._alias]
+        self._thread.set(thread)
+        token = self._within.set(True)
         try:
             yield
         finally:
-            self._thread.reset(token)
+            self._within.reset(token)
 
     def send(self, commands: Sequence[Command], now: int | None, limit: Limit) -> list[Reply]:
         """One batch on Django's connection. Any error of the server leaves the transaction unusable, as in SQL."""
@@ -119,21 +132,20 @@ class Joining:
         session = self._session(django)
         try:
             answer = session.wait(converse(session, self._space, commands, now, exact=True), limit)
-        except Refused as refused:
+        except (Refused, Broken) as error:
             django.needs_rollback = True
-            raise self._meaning(refused, commands) from refused
-        except Broken as broken:
+            if isinstance(error, Refused) and not error.sqlstate.startswith(GOOD_BYE):
+                raise self._meaning(error, commands) from error
             session.close()
-            django.needs_rollback = True
             raise Unavailable(
-                f"join_transaction(): the connection of DATABASES[{self._alias!r}] was lost ({broken}), and its "
+                f"join_transaction(): the connection of DATABASES[{self._alias!r}] was lost ({error}), and its "
                 "transaction with it. Nothing was changed."
-            ) from broken
+            ) from error
         names = frozenset(
             command.name for command in commands if not isinstance(command, (Read, Find, Scan, ScanLeases))
         )
         if names:  # also what it refused to change is locked now
-            transaction.on_commit(_Afterwards(names, answer.events, self._post), using=self._alias)
+            transaction.on_commit(_Afterwards(names, answer.events, self._dispatcher), using=self._alias)
         return answer.replies
 
     def _session(self, django: Any) -> Session:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from . import policy as policies
@@ -55,9 +55,9 @@ class Connection:
 
     async def open(self) -> None:
         self._outbox.reply(wire.hello(self._limits.heartbeat))
-        self._sender = self._spawn(self._run_outbox())
-        self._spawn(self._beat())
-        self._spawn(self._recheck())
+        self._sender = self.spawn(self._run_outbox())
+        self.spawn(self._beat())
+        self.spawn(self._recheck())
 
     async def end(self) -> None:
         """Lets go of everything. Safe to call twice."""
@@ -221,7 +221,7 @@ class Connection:
         """Says why, then closes. Nothing more is read or sent."""
         if not self._closing:
             self._closing = True
-            self._spawn(self._hang_up(close_code, wire.error(code, text)))
+            self.spawn(self._hang_up(close_code, wire.error(code, text)))
 
     async def _hang_up(self, close_code: int, farewell: str) -> None:
         self._drop(set(self._names), set(self._prefixes))
@@ -235,7 +235,8 @@ class Connection:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._close(close_code)
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs it for this client, at most until the client is gone."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

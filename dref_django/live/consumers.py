@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from importlib import import_module
 from typing import Any
 
@@ -77,12 +78,15 @@ class DRefConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 
     def log_out(self) -> None:
         """The session has ended; from any thread. What only its user may see is not sent any more."""
+        # In a context of its own: the view that logs out may occupy the one thread in which the policy has to be asked,
+        # and asgiref takes what inherits its context for a deadlock.
+        context = contextvars.Context()
         with contextlib.suppress(RuntimeError):  # the loop is closed, and the socket with it
-            asyncio.run_coroutine_threadsafe(self._forget_user(), self._loop)
+            self._loop.call_soon_threadsafe(self._forget_user, context=context)
 
-    async def _forget_user(self) -> None:
+    def _forget_user(self) -> None:
         if self._connection is not None:
-            await self._connection.change_user(AnonymousUser())
+            self._connection.spawn(self._connection.change_user(AnonymousUser()))
 
     async def _load_user(self) -> Any:
         """The user as the session or the database has it now, not as it was when the socket opened."""

@@ -300,12 +300,13 @@ class Fanout:
 
     def _reach(self, audience: Audience, call: Callable[[], None]) -> None:
         """A loop that was closed under its sockets takes its audience with it."""
-        try:
-            call()
-        except RuntimeError:
-            if not audience.loop.is_closed():
-                raise
-            self._bury(audience)
+        if not audience.loop.is_closed():
+            try:
+                return call()
+            except RuntimeError:
+                if not audience.loop.is_closed():
+                    raise
+        self._bury(audience)
 
     def _bury(self, audience: Audience) -> None:
         with self._mutex:

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from . import backends, background
 from .backends.base import Backend
 from .clock import SYSTEM
-from .exceptions import DRefError, LockLost, LockTimeout
+from .exceptions import DRefError, LockLost, LockTimeout, Unavailable
 from .flows import Flow, Pause
 from .protocol import Acquire, Release, Renew, Reply, Status
 from .streams import call_back, get_hub
@@ -108,6 +108,8 @@ def _queue_up(backend: Backend, command: Acquire, deadline: float | None) -> Flo
     try:
         while rang or deadline is None or clock() < deadline:
             waker.clear()
+            if _ending:
+                raise Unavailable(f"{command.name!r} is not waited for any more: the process ends.")
             sent = backend.clock.monotonic()
             reply: Reply = yield command
             if _is_granted(backend, reply, sent, command.ttl / 1e6):
@@ -507,6 +509,8 @@ class Keeper:
                 logger.warning("dref: %d leases could not be released and will run out: %s", count, error)
 
 
+_ending = False
+"""The interpreter exits: what a daemon thread were granted now, nobody would give back."""
 _mutex = threading.Lock()
 _keepers: weakref.WeakKeyDictionary[Backend, Keeper] = weakref.WeakKeyDictionary()
 
@@ -540,6 +544,8 @@ def _discard(backend: Backend) -> None:
 
 
 def _farewell() -> None:
+    global _ending
+    _ending = True
     for keeper in list(_keepers.values()):
         keeper.farewell("the process ends", tell=False)
 

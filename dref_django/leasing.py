@@ -19,7 +19,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from . import backends, background
@@ -347,6 +347,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._closed = False
         backend.clock.on_move(self._look)
+        backend.on_loss = self.lose
 
     def _look(self) -> None:
         with self._condition:
@@ -377,6 +378,15 @@ class Keeper:
                 if held.owner == owner and held.lease == lease:
                     held.renew_at = 0.0
                     self._ensure(0.0)
+
+    def lose(self, leases: Sequence[tuple[str, str]], reason: str) -> None:
+        """The back end knows that these (lease, owner) are not held any more: who holds them learns it here and now."""
+        gone = set(leases)
+        with self._condition:
+            helds = [held for held in self._held if (held.lease, held.owner) in gone]
+            self._held.difference_update(helds)
+        for held in helds:
+            held.mark_lost(reason)
 
     def farewell(self, reason: str, *, tell: bool) -> None:
         """Ends: what is still held is lost here and now, then given back in a bounded time."""

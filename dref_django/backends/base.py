@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -91,12 +91,15 @@ class Backend(ABC):
     """Whether notices of one name arrive in the order of their versions (else the hub waits a little at a hole)."""
     supports_join: ClassVar[bool] = False
     """Whether `join_transaction()` works."""
-    fifo_waiters: ClassVar[bool] = True
+    fifo_waiters: bool = True
+    """Whether waiters of a lease are served in the order in which they came; else all are served."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
         self.clock: Clock = SYSTEM
         """What replaces the server's clock; in tests only, and set before the first use."""
+        self.on_loss: Callable[[Sequence[tuple[str, str]], str], None] | None = None
+        """Hears at once of leases (name, owner) of this process that certainly ended, and why; from any thread."""
         self._node: tuple[int, str] = (0, "")
 
     # --- what a back end implements -----------------------------------------------------------------------------

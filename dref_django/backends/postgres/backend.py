@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
@@ -18,14 +19,17 @@ from .channels import Channels
 from .dispatcher import Dispatcher
 from .join import Joining
 from .listener import PostgresFeed
+from .locks import Locks, Pooled
 from .pools import DEFAULT_SIZE, MISSING_TABLE, Exhausted, Pool, Unusable, missing_tables
 from .session import Broken, Limit, Refused, converse
 
 if TYPE_CHECKING:
     from django.core.checks import CheckMessage
 
+logger = logging.getLogger("dref_django")
+
 OPTIONS: Final = {"DATABASE_ALIAS": str, "LISTEN_DSN": str, "POOL_SIZE": int, "LOCKS": str}
-LOCK_KINDS: Final = ("lease",)
+LOCK_KINDS: Final = ("advisory", "lease")
 CANCELLED: Final = ("57014", "55P03")
 AGAIN: Final = ("40", "08", "53", "57", "25006", "26000", "0A000")
 """SQLSTATEs (or their first characters) after which the same batch may succeed on another connection: serialization,
@@ -39,7 +43,9 @@ class PostgresBackend(Backend):
 
     OPTIONS: `DATABASE_ALIAS` (default "default"): the alias of DATABASES. `LISTEN_DSN`: a direct connection string
     when a pooler in transaction mode stands between; LISTEN needs a session. `POOL_SIZE` (default 16): connections
-    of this process, for all threads and loops, besides one that notifies and one that listens. `LOCKS`: "lease".
+    of this process, for all threads and loops, besides one that notifies, one that listens and one for locks. `LOCKS`:
+    "advisory" (default): a lock is free at once when the process that holds it dies; "lease": after its lease, for
+    where only a pooler in transaction mode can be reached.
     """
 
     ordered_notices = False
@@ -53,6 +59,8 @@ class PostgresBackend(Backend):
         self.channels = Channels(params.key_prefix)
         self.pool = Pool(self.address, options.get("POOL_SIZE", DEFAULT_SIZE))
         self.dispatcher = Dispatcher(self.address, self.channels, params.timeout)
+        self.locks = Locks(self) if options.get("LOCKS", "advisory") == "advisory" else None
+        self.fifo_waiters = self.locks is None
         self._joining = Joining(self.address.alias, params.key_prefix, self.dispatcher)
 
     def _options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -67,7 +75,7 @@ class PostgresBackend(Backend):
                 )
         if options.get("POOL_SIZE", 1) < 1:
             raise ImproperlyConfigured(f"{self._where}: OPTIONS['POOL_SIZE'] must be at least 1.")
-        if options.get("LOCKS", "lease") not in LOCK_KINDS:
+        if options.get("LOCKS", "advisory") not in LOCK_KINDS:
             raise ImproperlyConfigured(
                 f"{self._where}: OPTIONS['LOCKS'] must be one of {', '.join(LOCK_KINDS)}, not {options['LOCKS']!r}."
             )
@@ -81,6 +89,13 @@ class PostgresBackend(Backend):
             if self._joining.is_active():
                 return self._joining.send(commands, now, limit)
             self._joining.refuse_own_rows(commands)
+        if self.locks is not None and self.locks.concerns(commands):
+            try:
+                return self.locks.send(commands, now, timeout)
+            except Refused as refused:
+                raise self._meaning(refused, commands) from refused
+            except Pooled:
+                self._do_without_sessions()
         try:
             session = self.pool.take(limit)
         except (Broken, Refused, Exhausted) as error:
@@ -106,6 +121,13 @@ class PostgresBackend(Backend):
             self._joining.refuse_async()
         if self._joining.concerns_caller():
             self._joining.refuse_own_rows(commands)
+        if self.locks is not None and self.locks.concerns(commands):
+            try:
+                return await self.locks.asend(commands, now, timeout)
+            except Refused as refused:
+                raise self._meaning(refused, commands) from refused
+            except Pooled:
+                self._do_without_sessions()
         try:
             session = await self.pool.atake(limit)
         except (Broken, Refused, Exhausted) as error:
@@ -124,6 +146,15 @@ class PostgresBackend(Backend):
         if answer.events:
             self.dispatcher.post(answer.events)
         return answer.replies
+
+    def _do_without_sessions(self) -> None:
+        self.locks = None
+        logger.warning(
+            "%s: a pooler stands between this process and PostgreSQL, so locks are as with LOCKS = 'lease': that of a "
+            "process that dies is free after its lease. Set OPTIONS['LISTEN_DSN'] to a connection string that goes past "
+            "the pooler.",
+            self._where,
+        )
 
     def _meaning(self, refused: Refused, commands: Sequence[Command]) -> Exception:
         """Every refusal proves that nothing was changed."""
@@ -146,13 +177,19 @@ class PostgresBackend(Backend):
         return self._joining.join()
 
     def feed(self, sink: Sink) -> PostgresFeed:
+        if self.locks is not None:
+            self.locks.sinks.add(sink)
         return PostgresFeed(self.address, self.channels, self.params, self.node_id(), sink)
 
     def close(self) -> None:
+        if self.locks is not None:
+            self.locks.close()
         self.dispatcher.close()
         self.pool.close()
 
     def after_fork(self) -> None:
+        if self.locks is not None:
+            self.locks.forget()
         self.pool.forget()
         self.dispatcher.forget()
 

@@ -98,19 +98,19 @@ def load(name: str) -> str:
     return (Path(__file__).parent / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def _statement(name: str, *types: int) -> Statement:
+def statement(name: str, *types: int) -> Statement:
     return Statement(f"dref_{name}_{LAYOUT}".encode(), load(name).encode(), types)
 
 
-ADD: Final = _statement("add", TEXT, TEXT, INT8, INT8, BYTES, INT8)
-WRITE: Final = _statement("write", TEXT, TEXT, INT8, BYTES, INT8, BOOL, BYTES, INT8)
-READ: Final = _statement("read", TEXT, TEXT, INT8)
-READS: Final = _statement("reads", TEXT, TEXTS, INT8S, INT8, BOOLS)
-SCAN: Final = _statement("scan", TEXT, TEXT, TEXT, TEXT, INT8, BOOL, INT8)
-SCAN_LEASES: Final = _statement("scan_leases", TEXT, TEXT, TEXT, TEXT, INT8, INT8)
-ONE: Final = _statement("one", TEXT, INT8, INT2, TEXT, INT8, BYTES, *[INT8] * 5, BOOL, BYTES)
-BATCH: Final = _statement("batch", TEXT, INT8, INT2S, TEXTS, INT8S, BYTES_ARRAY, *[INT8S] * 5, BOOLS, BYTES_ARRAY)
-LEASES: Final = _statement(
+ADD: Final = statement("add", TEXT, TEXT, INT8, INT8, BYTES, INT8)
+WRITE: Final = statement("write", TEXT, TEXT, INT8, BYTES, INT8, BOOL, BYTES, INT8)
+READ: Final = statement("read", TEXT, TEXT, INT8)
+READS: Final = statement("reads", TEXT, TEXTS, INT8S, INT8, BOOLS)
+SCAN: Final = statement("scan", TEXT, TEXT, TEXT, TEXT, INT8, BOOL, INT8)
+SCAN_LEASES: Final = statement("scan_leases", TEXT, TEXT, TEXT, TEXT, INT8, INT8)
+ONE: Final = statement("one", TEXT, INT8, INT2, TEXT, INT8, BYTES, *[INT8] * 5, BOOL, BYTES)
+BATCH: Final = statement("batch", TEXT, INT8, INT2S, TEXTS, INT8S, BYTES_ARRAY, *[INT8S] * 5, BOOLS, BYTES_ARRAY)
+LEASES: Final = statement(
     "leases", TEXT, INT8, INT8, TEXT, INT2S, TEXTS, TEXTS, INT8S, INT8S, INT8S, TEXTS, BOOLS, BOOLS
 )  # fmt: skip
 

@@ -151,8 +151,8 @@ class PostgresBackend(Backend):
         self.locks = None
         logger.warning(
             "%s: a pooler stands between this process and PostgreSQL, so locks are as with LOCKS = 'lease': that of a "
-            "process that dies is free after its lease. Set OPTIONS['LISTEN_DSN'] to a connection string that goes past "
-            "the pooler.",
+            "process that dies is free after its lease. Set OPTIONS['LISTEN_DSN'] to a connection string that goes "
+            "past the pooler.",
             self._where,
         )
 

@@ -339,9 +339,7 @@ class SharedSession:
             except Exception:
                 logger.exception("dref_django: looking after the connection of the locks failed")
                 pause = 1.0
-            if self.reason is None and (
-                poll.poll(int(pause * 1000) if _HANG_UP else int(PEEK * 1000)) or self._at_end()
-            ):
+            if poll.poll(int((pause if _HANG_UP else PEEK) * 1000)) or self._at_end():
                 self.take_in()
                 self.end(self._last_words or "the server closed the connection")
         self.ended()

@@ -70,7 +70,10 @@ TEMPLATES = [
 ]
 
 DATABASES = {
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("DREF_TEST_SQLITE", ":memory:"),
+    },
     "pg": postgres_alias(os.environ.get("DREF_TEST_POSTGRES_URL", NOWHERE_POSTGRES)),
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -65,7 +65,7 @@ _UNSET: Final = _Unset()
 class _Bound:
     """What a ref knows while the back ends of one `backends.generation` are in use."""
 
-    __slots__ = ("backend", "cell", "generation", "hub", "near", "schema", "value")
+    __slots__ = ("backend", "cell", "decoded", "generation", "hub", "schema")
 
     def __init__(self, generation: int, backend: Backend, hub: Hub, schema: Schema) -> None:
         self.generation = generation
@@ -73,8 +73,8 @@ class _Bound:
         self.hub = hub
         self.schema = schema
         self.cell: Cell | None = None
-        self.near: Near | None = None  # what `value` was decoded from
-        self.value: Any = None
+        self.decoded: tuple[Near | None, Any] = (None, None)
+        """The last copy that `peek` saw, and its value: one object, since threads race to replace it."""
 
 
 class Draft(Generic[T]):
@@ -195,8 +195,9 @@ class DRef(Generic[T]):
             cell = bound.cell
             if cell is not None:
                 near = cell.near
-                if near is not None and near is bound.near and near.expires is None:
-                    return cast("T", bound.value)
+                seen, value = bound.decoded
+                if near is not None and near is seen and near.expires is None:
+                    return cast("T", value)
         return self._run(self._peek())
 
     async def apeek(self) -> T:
@@ -360,11 +361,12 @@ class DRef(Generic[T]):
     def _decode_near(self, near: Near) -> T:
         bound = self._bind()
         expired = near.expires is not None and near.has_expired(bound.backend.clock.monotonic())
-        if near is bound.near and not expired:
-            return cast("T", bound.value)
+        seen, known = bound.decoded
+        if near is seen and not expired:
+            return cast("T", known)
         value = self._decode_or_fail(None if expired else near.data)
         if near.expires is None and bound.schema.shares(value) and not callable(self._default):
-            bound.value, bound.near = value, near
+            bound.decoded = near, value
         return value
 
     def _version(self) -> Flow[int]:

@@ -33,6 +33,8 @@ Decode = Callable[[str, "Data | None"], T]
 """From a name and stored data to the value that `get` would return."""
 
 DEFAULT_BUFFER: Final = 1000
+TURN: Final = 100
+"""Changes that one callback is called with before the next callback has its turn."""
 
 _UNDECODED: Final = object()
 
@@ -87,7 +89,7 @@ class Buffer:
             if not self.every:
                 before = self._newest.get(raw.name)
                 if before is not None:
-                    raw = raw._replace(gap=raw.gap or before.gap, first=before.first, base=before.base)
+                    raw = raw._replace(gap=raw.gap or before.gap, base=before.base)
                 self._newest[raw.name] = raw
             else:
                 self._queue.append(raw)
@@ -117,6 +119,9 @@ class Stream(Generic[T]):
     reference ends the subscription.
     """
 
+    _hub: Hub | None = None
+    _pid = 0
+
     def __init__(
         self,
         alias: str,
@@ -137,12 +142,11 @@ class Stream(Generic[T]):
         self._timeout = timeout
         self._waker = Waker()
         self._buffer = Buffer(every, buffer, self._waker.set)
-        self._hub: Hub | None = None
         self._closed = False
 
     def _open(self) -> tuple[Hub, concurrent.futures.Future[None]]:
         backend = backends.get_backend(self._alias)
-        self._hub = get_hub(backend)
+        self._hub, self._pid = get_hub(backend), os.getpid()
         return self._hub, self._hub.add(self._buffer, name=self._name, prefix=self._prefix)
 
     def _unreachable(self, hub: Hub) -> Unavailable:
@@ -154,12 +158,12 @@ class Stream(Generic[T]):
     def close(self) -> None:
         """Ends the subscription and the iteration. Safe to call twice, from any thread."""
         self._closed = True
-        if self._hub is not None:
+        if self._hub is not None and not self._is_inherited():
             self._hub.remove(self._buffer)
-        self._waker.set()
+            self._waker.set()
 
     def __del__(self) -> None:
-        if self._hub is not None and not self._closed:
+        if self._hub is not None and not self._is_over():
             self._hub.remove(self._buffer)
 
     def __enter__(self) -> Self:
@@ -179,6 +183,8 @@ class Stream(Generic[T]):
         return self.__enter__()
 
     def __next__(self) -> Change[T]:
+        if self._hub is None:
+            self.__enter__()
         refuse_running_loop()
         while (change := self._pop()) is None:
             if self._is_over() or not self._waker.wait(self._timeout):
@@ -211,14 +217,18 @@ class Stream(Generic[T]):
         return change
 
     def _pop(self) -> Change[T] | None:
-        if self._closed:
+        if self._closed or self._is_inherited():
             return None
         self._waker.clear()
         raw = self._buffer.pop()
         return None if raw is None else Change(raw, self._decode, raw.gap)
 
     def _is_over(self) -> bool:
-        return self._closed or self._buffer.ended
+        return self._closed or self._buffer.ended or self._is_inherited()
+
+    def _is_inherited(self) -> bool:
+        """Opened by the process that this one was forked from: nothing of it is touched here."""
+        return self._pid not in (0, os.getpid())
 
 
 class Subscription(Generic[T]):
@@ -247,6 +257,7 @@ class Subscription(Generic[T]):
         self._buffer: Buffer | None = None
         self._hub: Hub | None = None
         self._scheduled = False
+        self._closed = False
         _register(self)
 
     def __call__(self, change: Change[T]) -> Any:
@@ -254,10 +265,12 @@ class Subscription(Generic[T]):
 
     def close(self) -> None:
         """Ends the subscription; a call of the callback that is under way still finishes."""
-        _unregister(self)
-        if self._hub is not None and self._buffer is not None:
-            self._hub.remove(self._buffer)
-        self._buffer = None
+        with _mutex:
+            self._closed = True
+            _registered.discard(self)
+            hub, buffer, self._buffer = self._hub, self._buffer, None
+        if hub is not None and buffer is not None:
+            hub.remove(buffer)
 
     def __enter__(self) -> Self:
         return self
@@ -267,12 +280,20 @@ class Subscription(Generic[T]):
 
     def bind(self) -> None:
         """Listens through the back end of now, unless it does already."""
-        hub = get_hub(backends.get_backend(self._alias))
-        if hub is self._hub:
-            return
-        self._hub = hub
-        self._buffer = Buffer(self._every, self._limit, self._schedule)
-        hub.add(self._buffer, name=self._name, prefix=self._prefix)
+        backend = backends.get_backend(self._alias)
+        with _mutex:
+            hub = get_hub(backend)
+            if hub is self._hub or self._closed:
+                return
+            self._hub = hub
+            self._buffer = Buffer(self._every, self._limit, self._schedule)
+            hub.add(self._buffer, name=self._name, prefix=self._prefix)
+
+    def unbind(self, hub: Hub) -> None:
+        """The hub is gone, and with it what it told and nobody heard yet."""
+        with _mutex:
+            if hub is self._hub:
+                self._hub = self._buffer = None
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -280,15 +301,19 @@ class Subscription(Generic[T]):
             _dispatcher.put(self.drain)
 
     def drain(self) -> None:
-        """On the dispatcher's thread: calls back with what has gathered."""
+        """On the dispatcher's thread: calls back with what has gathered, then lets others have a turn."""
         self._scheduled = False
-        while (buffer := self._buffer) is not None and (raw := buffer.pop()) is not None:
-            if raw.first and not raw.gap and raw.base == 0:
+        for _ in range(TURN):
+            buffer = self._buffer
+            if buffer is None or (raw := buffer.pop()) is None:
+                return
+            if raw.first:
                 continue  # the snapshot is not a change
             try:
                 self.callback(Change(raw, self._decode, raw.gap))
-            except Exception:
+            except BaseException:  # SystemExit, too: it must not end the thread of all callbacks
                 logger.exception("dref: a callback on changes of %r raised", raw.name)
+        self._schedule()
 
 
 class _Dispatcher:
@@ -318,7 +343,7 @@ class _Dispatcher:
             close_old_connections()
             try:
                 job()
-            except Exception:
+            except BaseException:
                 logger.exception("dref: a callback raised")
             finally:
                 close_old_connections()
@@ -383,18 +408,16 @@ def _register(subscription: Subscription[Any]) -> None:
         subscription.bind()
 
 
-def _unregister(subscription: Subscription[Any]) -> None:
-    with _mutex:
-        _registered.discard(subscription)
-
-
 def _discard(backend: Backend) -> None:
     global _unbound
     with _mutex:
         hub = _hubs.pop(backend, None)
         _unbound = bool(_registered)
+        subscriptions = list(_registered)
     if hub is not None:
         hub.close()
+        for subscription in subscriptions:
+            subscription.unbind(hub)
 
 
 def _after_fork() -> None:

@@ -23,7 +23,7 @@ LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
-    {"flows", "hub", "leasing", "streams"},
+    {"cells", "flows", "hub", "leasing", "mirror", "rereading", "streams", "topics"},
     {"elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs", "run_once", "semaphores"}
     | {"transactions"},
     {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}

@@ -82,12 +82,14 @@ def _stop() -> None:
 
 def _forget() -> None:
     """In a forked child: the thread is not there; the parent's loop is left alone, never closed."""
-    global _loop, _thread, _mutex, _graveyard
-    _graveyard = _loop
+    global _loop, _thread, _mutex
+    if _loop is not None:
+        _graveyard.append(_loop)
     _mutex = threading.Lock()
     _loop = _thread = None
 
 
-_graveyard: asyncio.AbstractEventLoop | None = None
+_graveyard: list[asyncio.AbstractEventLoop] = []
+"""Of parents and grandparents. Collecting one would take its sockets out of the epoll that they still wait on."""
 atexit.register(_stop)
 os.register_at_fork(after_in_child=_forget)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -139,24 +141,45 @@ class Worker:
         assert not self._errors, self._story()
 
 
-def run_python(source: str, environment: Mapping[str, str], timeout: float = 30.0) -> str:
-    """Runs a program; raises AssertionError unless it ends in time, with code 0 and nothing on stderr."""
-    program = f"import django\ndjango.setup()\n{source}"
-    process = subprocess.Popen(
-        [sys.executable, *STRICT, "-c", program],
+class Program(subprocess.Popen[str]):
+    """A running program, and once it has ended what it printed."""
+
+    printed = ""
+
+
+@contextmanager
+def program(source: str, environment: Mapping[str, str], limit: float = 30.0) -> Iterator[Program]:
+    """Runs a program; on leaving it must end within `limit` seconds, with code 0 and nothing on stderr."""
+    process = Program(
+        [sys.executable, *STRICT, "-c", f"import django\ndjango.setup()\n{source}"],
         cwd=ROOT,
         env=dict(environment),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+    janitor().watch_process(process.pid)
     try:
-        out, err = process.communicate(timeout=timeout)
+        yield process
+        out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.kill(process.pid, signal.SIGABRT)  # the fault handler tells where every thread stands
         out, err = process.communicate()
-        raise AssertionError(f"the program hung for {timeout:g} s\nstdout:\n{out}\nstderr:\n{err}") from None
+        raise AssertionError(f"the program hung for {limit:g} s\nstdout:\n{out}\nstderr:\n{err}") from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+        janitor().forget_process(process.pid)
     assert process.returncode == 0, f"it ended with {process.returncode}\nstdout:\n{out}\nstderr:\n{err}"
     assert err == "", f"it ended well, but said\n{err}\nstdout:\n{out}"
-    return out
+    process.printed = out
+
+
+def run_python(source: str, environment: Mapping[str, str]) -> str:
+    """Runs a program to its end, which must be a good one; returns what it printed."""
+    with program(source, environment) as process:
+        pass
+    return process.printed

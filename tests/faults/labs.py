@@ -12,7 +12,7 @@ import secrets
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from dref_django import backends, conf, migrations
 from dref_django.backends.base import Params
 from dref_django.backends.postgres.channels import Channels
 from dref_django.backends.redis.keys import Keys
-from tests.faults.driver import Worker, run_python
+from tests.faults.driver import Program, Worker, program, run_python
 from tests.proxy import TcpProxy
 from tests.servers import PostgresServer, RedisServer, Server
 from tests.settings import postgres_alias
@@ -64,6 +64,10 @@ class Lab(ABC):
     def run_python(self, source: str, *, proxied: bool = False, **settings: Any) -> str:
         """Runs `source` in a process of the project; returns what it printed. It must end well, and in silence."""
         return run_python(source, self._environment(proxied, settings))
+
+    def program(self, source: str, *, proxied: bool = False, **settings: Any) -> AbstractContextManager[Program]:
+        """The same while it runs: inside the block it can be talked to, at the end of the block it must end well."""
+        return program(source, self._environment(proxied, settings))
 
     @contextmanager
     def here(self, *, proxied: bool = True, **settings: Any) -> Iterator[str]:

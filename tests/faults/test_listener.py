@@ -1,4 +1,4 @@
-"""The listener fails in every way: its connection is killed, goes silent, or hints get lost. Watchers end on the truth."""
+"""The listener is killed, goes silent, or hints get lost on the way: every watcher ends on the truth all the same."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from dref_django.inspection import break_lock, lock_info
 from dref_django.protocol import Inspect
 from dref_django.testing import ManualClock
 from tests.app.models import Order
+from tests.children import PATIENCE, Child
 from tests.processes import wait_until
 
-PATIENCE = 20.0
 InThread: TypeAlias = Callable[..., concurrent.futures.Future[Any]]
 
 
@@ -203,6 +203,24 @@ class TestSkewedClocks:
             dref_clock.advance(86_400)
         assert len(ran) == len(set(ran))
         assert len(ran) == 6  # the day before the first, once; then each day
+
+
+BODY = """
+with once("report", key="k", ttl=1) as turn:
+    say("at it", bool(turn))
+    for order in orders():
+        pass
+"""
+
+
+def test_a_host_that_dies_at_it_leaves_it_to_one_that_waits(served_backend: Backend, in_thread: InThread) -> None:
+    with Child(BODY, served_backend) as child:
+        assert child.hears("at it") == [True]
+        waiting = in_thread(once("report", key="k", timeout=PATIENCE).run, lambda: "done after all")
+        until_waiting(served_backend, "once:report\x1fk")
+        child.kill()
+        assert waiting.result(PATIENCE) == "done after all"
+    assert once("report", key="k").done()
 
 
 class TestDecorator:

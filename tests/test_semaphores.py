@@ -16,9 +16,9 @@ from dref_django.backends import Backend
 from dref_django.inspection import break_lock, lock_info, locks
 from dref_django.locks import Lock
 from dref_django.protocol import Inspect, ScanLeases
+from tests.children import PATIENCE, Child
 from tests.processes import wait_until
 
-PATIENCE = 20.0
 InThread: TypeAlias = Callable[..., concurrent.futures.Future[Any]]
 
 
@@ -210,6 +210,57 @@ class TestSemaphore:
     def test_a_number_of_permits_that_makes_no_sense_is_refused(self, permits: Any) -> None:
         with pytest.raises(ValueError, match="permits is a number from 1 to 1000"):
             Semaphore("pool", permits)
+
+
+HOLDER = """
+held = LOCK.acquire(timeout=20)
+say("holds", held.token)
+for order in orders():
+    pass
+"""
+
+
+def holder(lock: str, backend: Backend) -> Child:
+    return Child(HOLDER.replace("LOCK", lock), backend)
+
+
+class TestDeath:
+    """Holders and waiters in processes of their own, killed."""
+
+    def test_a_permit_comes_free_with_the_lease_of_its_holder(self, served_backend: Backend) -> None:
+        with holder('Semaphore("pool", 1, ttl=1)', served_backend) as child:
+            child.hears("holds")
+            child.kill()
+            with Semaphore("pool", 1, timeout=PATIENCE):
+                pass
+
+    def test_a_killed_head_of_the_queue_is_passed_over(self, served_backend: Backend, in_thread: InThread) -> None:
+        pool = Semaphore("pool", 2)
+        held = [pool.acquire(), pool.acquire()]
+        with holder('Semaphore("pool", 2, ttl=1)', served_backend) as head:
+            until_waiting(served_backend, "semaphore:pool\x1f0", 1)
+            waiter = in_thread(pool.acquire, PATIENCE)
+            until_waiting(served_backend, "semaphore:pool", 1)
+            head.kill()
+            pool.release(held[1])
+            pool.release(waiter.result(PATIENCE))
+        pool.release(held[0])
+
+    @pytest.mark.parametrize("side", ["read", "write"])
+    def test_a_killed_reader_or_writer_holds_nobody_back(self, served_backend: Backend, side: str) -> None:
+        with holder(f'ReadWriteLock("prices", ttl=1).{side}()', served_backend) as child:
+            child.hears("holds")
+            child.kill()
+            with ReadWriteLock("prices").write(timeout=PATIENCE):
+                pass
+
+    def test_a_killed_writer_that_waited_for_readers_holds_nobody_back(self, served_backend: Backend) -> None:
+        prices = ReadWriteLock("prices")
+        with prices.read() as reader, holder('ReadWriteLock("prices", ttl=1).write()', served_backend) as child:
+            until_waiting(served_backend, reader.lease, 1)
+            child.kill()
+            with prices.read(timeout=PATIENCE):
+                pass
 
 
 class TestReadWriteLock:

@@ -4,7 +4,7 @@ What one sends does not wait for the reply to another: libpq's pipeline mode kee
 connection while a reply is under way, for an event loop that is blocked by its user would keep everybody else waiting:
 
 - A thread that waits reads for all. Of several, one does, and hands over to the next when it has its own reply.
-- A task that waits has its loop watch the socket, and whoever is first reads for all.
+- A task that waits has its loop watch the socket and read for all, as long as no thread does.
 - A small thread watches for the end of the connection only (POLLRDHUP), which nobody else notices when all is quiet.
 
 libpq is only called under `mutex`, and never waits there.
@@ -126,7 +126,6 @@ class SharedSession:
 
     def deliver(self, wakes: Sequence[Wake]) -> None:
         """Without the mutex, in the thread that read them."""
-        raise AssertionError("a call that wakes somebody on a connection that does not deliver")
 
     def ended(self) -> None:
         """The connection has ended, for `reason`. Once, in the watching thread."""
@@ -205,7 +204,10 @@ class SharedSession:
                 self._poll.modify(self._fd, select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN)
             if not self._poll.poll(max(0, int((end - time.monotonic()) * 1000) + 1)) and time.monotonic() >= end:
                 raise Late("no reply within the time limit")
-            self.take_in()
+            with self.mutex:
+                wakes = self._read()
+            if wakes:
+                self.deliver(wakes)
             if call.done:
                 return
 
@@ -262,9 +264,10 @@ class SharedSession:
     # --- reading ------------------------------------------------------------------------------------------------
 
     def take_in(self) -> None:
-        """Reads what is there, and finishes the calls whose reply it is. In whatever thread or loop sees it first."""
+        """Reads what is there, and finishes the calls whose reply it is; unless a thread does, which would not hear of
+        it when somebody else took its reply off the socket."""
         with self.mutex:
-            wakes = self._read()
+            wakes = [] if self._leading else self._read()
         if wakes:
             self.deliver(wakes)
 
@@ -340,8 +343,10 @@ class SharedSession:
                 logger.exception("dref_django: looking after the connection of the locks failed")
                 pause = 1.0
             if poll.poll(int((pause if _HANG_UP else PEEK) * 1000)) or self._at_end():
-                self.take_in()
-                self.end(self._last_words or "the server closed the connection")
+                with self.mutex:
+                    wakes = self._read()
+                    self._die(self._last_words or "the server closed the connection")
+                self.deliver(wakes)
         self.ended()
         with self.mutex:
             if self._quiet.wait_for(lambda: not self._leading and not self._loops, QUIET):

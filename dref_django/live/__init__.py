@@ -3,7 +3,8 @@
     hub -> fanout (one JSON text and one splice a change, made once a process) -> outbox (one a socket, conflating)
         -> DRefConsumer -> dref.js -> <dref-value>
 
-The files, in reading order: `wire` (the messages), `view` (a value as JSON), `fanout` and `outbox` (the way out),
-`policy` and `origin` (who may), `connection` (one client, whatever carries it), `consumers` and `routing` (Channels).
-Only the last two need the extra `channels`. The protocol is described in docs/live.md.
+The files, in reading order: `wire` (the messages), `view` (a value as JSON), `frames`, `fanout` and `outbox` (the way
+out), `policy` and `origin` (who may), `connection` (one client, whatever carries it), `consumers` and `routing`
+(Channels); `render` is for the server-rendered page. Only the Channels part needs the extra `channels`. docs/live.md
+describes the protocol.
 """

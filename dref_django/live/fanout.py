@@ -1,10 +1,10 @@
 """From the hub to every socket of the process: each change is made into JSON once, however many watch.
 
-    hub loop: Topic.push      the newest change a name waits, no more
+    hub loop: Tap.push      the newest change a name waits, no more
     encoder thread: Entry     decodes, writes the text, cuts the splice: one Frame a version
     each event loop: Audience marks the outboxes of those who watch; they send at their own pace
 
-There is one Topic (a reader of the hub) a watched name or prefix, one Entry a name. An outbox looks at the entry's
+There is one Tap (a reader of the hub) a watched name or prefix, one Entry a name. An outbox looks at the entry's
 frame when it sends, so a change that a slow socket has not sent yet is replaced by the next one, and costs nothing.
 """
 
@@ -17,86 +17,17 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from functools import cached_property, partial
-from itertools import count
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Protocol
 
 from dref_django import backends
 from dref_django.backends.base import Backend
-from dref_django.deltas import make_splice
-from dref_django.exceptions import DRefError
 from dref_django.hub import FeedStatus, Hub, Raw
-from dref_django.refs import DRef, ref_for
 from dref_django.streams import get_hub
 
-from . import wire
-from .view import to_json, view_of
+from .frames import Entry
 
 logger = logging.getLogger("dref_django")
-
-_serials: Final = count(1)
-
-
-class Frame:
-    """What pages are told of one version of one name. Made once, never changed."""
-
-    def __init__(self, raw: Raw, text: bytes | None, problem: str, before: Frame | None) -> None:
-        self.serial = next(_serials)
-        self.name = raw.name
-        self.position = (raw.epoch, raw.version)
-        self.deleted = raw.data is None
-        self.text = text
-        self.problem = problem
-        """Why there is no text: the stored value does not fit the ref's type, or has no view."""
-        self.follows = 0
-        """Serial of the frame that `splice` continues; 0: none, it takes the snapshot."""
-        self.splice = ""
-        if before is not None and before.text is not None and text is not None:
-            self._continue(before, before.text, text)
-
-    def _continue(self, before: Frame, old: bytes, new: bytes) -> None:
-        cut = make_splice(old, new)
-        if cut is None:
-            return
-        change = (cut.start, cut.end, cut.replacement.decode("ascii"))
-        base, version = before.position[1], self.position[1]
-        self.splice = wire.splice(self.name, base, version, change, len(new), deleted=self.deleted)
-        self.follows = before.serial
-
-    @cached_property
-    def whole(self) -> str:
-        """The message for a client that cannot use the splice."""
-        if self.text is None:
-            return wire.error("invalid-value", self.problem, names=[self.name])
-        return wire.snapshot(self.name, self.position, self.text.decode("ascii"), deleted=self.deleted)
-
-
-class Entry:
-    """One name that somebody watches, by itself or under a prefix."""
-
-    __slots__ = ("_ref", "frame", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.frame: Frame | None = None
-        self._ref: DRef[Any] | None = None
-
-    def take(self, raw: Raw, alias: str) -> bool:
-        """On the encoder thread. Returns whether there is something new to send."""
-        before = self.frame
-        if before is not None and before.position == (raw.epoch, raw.version):
-            return False
-        text, problem = None, ""
-        try:
-            self._ref = ref_for(self.name, alias)  # kept: an undeclared one would be made anew for every change
-            text = to_json(view_of(self._ref._decode(self.name, raw.data))).encode("ascii")
-        except DRefError as error:
-            problem = str(error)
-        except Exception:
-            logger.exception("dref: %r cannot be shown on a page", self.name)
-            problem = "the value cannot be shown; the server's log says why"
-        self.frame = Frame(raw, text, problem, before)
-        return True
 
 
 class Receiver(Protocol):
@@ -109,7 +40,7 @@ class Receiver(Protocol):
         """Nothing follows: the back end is out of use."""
 
 
-class Topic:
+class Tap:
     """The one reader that the hub has for a watched name or prefix."""
 
     every = False
@@ -119,9 +50,6 @@ class Topic:
         self.name, self.prefix = name, prefix
         self.audiences = 0
         self.closed = False
-
-    def covers(self, name: str) -> bool:
-        return name == self.name if self.name is not None else name.startswith(self.prefix)
 
     def open(self, hub: Hub) -> None:
         added = hub.add(self, name=self.name, prefix=self.prefix)
@@ -189,7 +117,9 @@ class Fanout:
         self._hub = get_hub(backend)
         self._alias = backend.params.alias
         self._mutex = threading.Lock()
-        self._topics: dict[tuple[str | None, str], Topic] = {}
+        self._taps: dict[str, Tap] = {}
+        """By name."""
+        self._prefix_taps: dict[str, Tap] = {}
         self._audiences: dict[asyncio.AbstractEventLoop, Audience] = {}
         self._raws: dict[str, Raw] = {}
         self.ended = False
@@ -207,11 +137,11 @@ class Fanout:
             audience = self._audiences.setdefault(loop, Audience(loop))
             members = audience.prefixes if name is None else audience.names
             receivers = members.setdefault(prefix if name is None else name, set())
-            topic = self._join(name, prefix) if not receivers else None
+            tap = self._join(name, prefix) if not receivers else None
             receivers.add(receiver)
             known = [entry for entry in self._under(name, prefix) if entry.frame is not None]
-        if topic is not None:
-            topic.open(self._hub)
+        if tap is not None:
+            tap.open(self._hub)
         for entry in known:
             if name is not None or (entry.frame is not None and not entry.frame.deleted):
                 receiver.mark(entry)
@@ -228,9 +158,9 @@ class Fanout:
             del members[key]
             if not audience.names and not audience.prefixes:
                 del self._audiences[loop]
-            topic = self._leave(name, prefix)
-        if topic is not None:
-            topic.close(self._hub)
+            tap = self._leave(name, prefix)
+        if tap is not None:
+            tap.close(self._hub)
 
     def _under(self, name: str | None, prefix: str) -> list[Entry]:
         if name is not None:
@@ -238,32 +168,32 @@ class Fanout:
             return [] if entry is None else [entry]
         return [entry for entry in self.entries.values() if entry.name.startswith(prefix)]
 
-    def _join(self, name: str | None, prefix: str) -> Topic | None:
-        """The topic when it is new and has to be opened."""
-        topic = self._topics.get((name, prefix))
-        new = topic is None
-        if topic is None:
-            topic = self._topics[name, prefix] = Topic(self, name, prefix)
-        topic.audiences += 1
-        return topic if new else None
+    def _join(self, name: str | None, prefix: str) -> Tap | None:
+        """The tap when it is new and has to be opened."""
+        taps, key = (self._prefix_taps, prefix) if name is None else (self._taps, name)
+        tap = taps.get(key)
+        new = tap is None
+        if tap is None:
+            tap = taps[key] = Tap(self, name, prefix)
+        tap.audiences += 1
+        return tap if new else None
 
-    def _leave(self, name: str | None, prefix: str) -> Topic | None:
-        """The topic when nobody is left and it has to be closed."""
-        topic = self._topics[name, prefix]
-        topic.audiences -= 1
-        if topic.audiences:
+    def _leave(self, name: str | None, prefix: str) -> Tap | None:
+        """The tap when nobody is left and it has to be closed."""
+        taps, key = (self._prefix_taps, prefix) if name is None else (self._taps, name)
+        tap = taps[key]
+        tap.audiences -= 1
+        if tap.audiences:
             return None
-        del self._topics[name, prefix]
+        del taps[key]
         for entry in self._under(name, prefix):
             if not self._is_covered(entry.name):
                 del self.entries[entry.name]
                 self._raws.pop(entry.name, None)
-        return topic
+        return tap
 
     def _is_covered(self, name: str) -> bool:
-        if (name, "") in self._topics:
-            return True
-        return any(prefix_of is None and name.startswith(prefix) for prefix_of, prefix in self._topics)
+        return name in self._taps or any(map(name.startswith, self._prefix_taps))
 
     # --- on the background loop ---------------------------------------------------------------------------------
 
@@ -314,9 +244,9 @@ class Fanout:
                 return
             gone = [self._leave(name, "") for name in audience.names]
             gone += [self._leave(None, prefix) for prefix in audience.prefixes]
-        for topic in gone:
-            if topic is not None:
-                topic.close(self._hub)
+        for tap in gone:
+            if tap is not None:
+                tap.close(self._hub)
 
 
 class _Encoder:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from . import wire
-from .fanout import Entry, Frame
+from .frames import Entry, Frame
 from .limits import Limits
 
 REPLIES: Final = 256

@@ -17,7 +17,8 @@ from django.utils.formats import number_format
 
 from dref_django import backends
 from dref_django.backends.base import Backend
-from dref_django.exceptions import DRefError, NotFound
+from dref_django.exceptions import DRefError
+from dref_django.hub import Hub, Near
 from dref_django.refs import DRef
 from dref_django.streams import get_hub
 
@@ -35,38 +36,41 @@ _absent: weakref.WeakKeyDictionary[Backend, float] = weakref.WeakKeyDictionary()
 
 
 def current_view(ref: DRef[Any]) -> Any:
-    """The JSON view of the ref's value as this process last heard of it; None when there is none or none in time."""
+    """The JSON view of the ref's value as this process last heard of it, else of its default; None without one.
+
+    Does no I/O itself, so that it may be called inside a running event loop too.
+    """
     try:
-        return view_of(ref.peek()) if _is_at_hand(ref) else _view_of_default(ref)
-    except NotFound:
-        return None
+        near = _near(ref)
+        return view_of(ref._decode(ref.name, near.data if near is not None else None))
     except DRefError as error:
         logger.warning("dref: %r is left out of a page: %s", ref.name, error)
         return None
 
 
-def _is_at_hand(ref: DRef[Any]) -> bool:
+def _near(ref: DRef[Any]) -> Near | None:
     backend = backends.get_backend(ref.using)
     hub = get_hub(backend)
-    cell = hub.cells.get(ref.name)
-    if cell is not None and cell.near is not None:
-        return True
-    if time.monotonic() < _absent.get(backend, 0.0):
-        return False
+    near = _at_hand(hub, ref.name)
+    if near is not None or time.monotonic() < _absent.get(backend, 0.0):
+        return near
     known = hub.keep_near(ref.name)
     if asyncio._get_running_loop() is not None:
-        return False  # a template rendered by an async view: it may not block, and the page soon hears the value
+        return None  # a template rendered by an async view: it may not block, and the page soon hears the value
     try:
         known.result(PATIENCE)
     except concurrent.futures.TimeoutError:
         known.cancel()
         _absent[backend] = time.monotonic() + PAUSE
-        return False
-    return True
+    return _at_hand(hub, ref.name)
 
 
-def _view_of_default(ref: DRef[Any]) -> Any:
-    return view_of(ref._decode(ref.name, None))
+def _at_hand(hub: Hub, name: str) -> Near | None:
+    cell = hub.cells.get(name)
+    near = None if cell is None else cell.near
+    if near is not None and near.has_expired(hub.backend.clock.monotonic()):
+        return near._replace(data=None)
+    return near
 
 
 def field_of(view: Any, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 const SUBPROTOCOL = "dref.v1";
 const STEPS = [0.2, 0.5, 1, 2, 5, 10, 20, 30]; // seconds before each further try; each is shortened by up to a half
+const PATIENCE = 20; // seconds until the server has said hello
 const BATCH = 30000; // characters of one message, about: half of what the server takes
 
 const script = document.querySelector("script[data-dref-url]");
@@ -15,7 +16,7 @@ let ready = false; // the server has said hello
 let fails = 0;
 let retry = 0;
 let watchdog = 0;
-let silence = 60;
+let silence = PATIENCE;
 let flushing = false;
 
 /** Where the connection stands: { state: "idle" | "connecting" | "connected" | "reconnecting", stale, since }. */
@@ -120,6 +121,7 @@ function connect() {
   address.protocol = address.protocol.replace("http", "ws");
   const opened = new WebSocket(address, SUBPROTOCOL);
   socket = opened;
+  silence = PATIENCE;
   opened.onmessage = (event) => opened === socket && receive(event.data);
   opened.onclose = (event) => opened === socket && lost(event.code);
   listen();

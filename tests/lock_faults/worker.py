@@ -1,0 +1,123 @@
+"""A process that takes and holds locks as it is told: JSON lines in, JSON lines out, monotonic times in each.
+
+Every lock that it is told of has a key and, while it is waited for, a thread of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+# The clock of this host steps by so many seconds: nothing may depend on it.
+STEP = float(os.environ.get("DREF_CLOCK_STEP", "0"))
+if STEP:
+    _time, _time_ns = time.time, time.time_ns
+    time.time = lambda: _time() + STEP
+    time.time_ns = lambda: _time_ns() + int(STEP * 1e9)
+
+import django  # noqa: E402
+
+django.setup()
+
+from dref_django import DRefError, LockLost, lock  # noqa: E402
+from dref_django.leasing import Held  # noqa: E402
+
+_mutex = threading.Lock()
+_helds: dict[str, Held] = {}
+
+
+def say(event: str, key: str, **more: Any) -> None:
+    line = json.dumps({"event": event, "key": key, "at": time.monotonic(), **more})
+    with _mutex:
+        print(line, flush=True)
+
+
+def acquire(key: str, name: str, ttl: float, timeout: float) -> None:
+    guard = lock(name, ttl=ttl, timeout=timeout, on_lost=lambda: say("lost", key))
+    try:
+        held = guard.acquire()
+    except DRefError as error:
+        say("failed", key, error=type(error).__name__)
+        return
+    _helds[key] = held
+    say("acquired", key, token=held.token, left=held.remaining())
+
+
+def release(key: str) -> None:
+    held = _helds[key]
+    try:
+        lock(held.name).release(held)
+    except DRefError as error:
+        say("failed", key, error=type(error).__name__)
+    else:
+        say("released", key)
+
+
+def check(key: str) -> None:
+    """What a guarded statement would do first."""
+    try:
+        _helds[key].check()
+    except LockLost:
+        say("checked", key, held=False)
+    else:
+        say("checked", key, held=True)
+
+
+def rounds(key: str, name: str, count: int, ttl: float) -> None:
+    """Enters and leaves; says the token and the times between which it was inside."""
+    guard = lock(name, ttl=ttl, timeout=60)
+    for _ in range(count):
+        held = guard.acquire()
+        entered = time.monotonic()
+        held.check()
+        left = time.monotonic()
+        still = held.remaining() > 0
+        try:
+            guard.release(held)
+        except LockLost:
+            still = False
+        say("round", key, token=held.token, entered=entered, left=left, held=still)
+    say("done", key)
+
+
+def race(key: str, name: str, count: int) -> None:
+    """Enters and leaves as fast as it can, its lease renewed all the time."""
+    from dref_django import backends
+    from dref_django.leasing import keeper_of
+
+    keeper = keeper_of(backends.get_backend())
+    guard = lock(name, timeout=60)
+    for _ in range(count):
+        held = guard.acquire()
+        keeper.look_again(held.lease, held.owner)
+        guard.release(held)
+    say("done", key)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "acquire": acquire,
+    "release": release,
+    "check": check,
+    "rounds": rounds,
+    "race": race,
+}
+
+
+def main() -> None:
+    say("ready", "")
+    for line in sys.stdin:
+        command = json.loads(line)
+        function = COMMANDS[command.pop("do")]
+        if function is check:  # nothing between the resumption of this process and the answer
+            function(**command)
+        else:
+            threading.Thread(target=function, kwargs=command, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -145,7 +145,7 @@ def test_random_commands_answer_and_tell_as_the_store_does(
     # The store has forgotten a grave that a clock stepped back over again would still show; so never both in a run.
     moves = FORWARDS + (BACKWARDS if seed % 2 else OVER_GRAVES)
     chance = random.Random(seed)
-    backend, store, commands = make_backend(key_prefix=f"store-{seed}"), Store(), Commands(chance)
+    backend, store, commands = make_backend(key_prefix=f"store-{seed}", LOCKS="lease"), Store(), Commands(chance)
     told = listen_in(backend, monkeypatch)
     now = START if seed % 3 else 1
     for _ in range(STEPS):
@@ -162,7 +162,7 @@ def test_random_commands_answer_and_tell_as_the_store_does(
 
 async def test_async_twin_answers_as_the_store_does(make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(99)
-    backend, store, commands = make_backend(), Store(), Commands(chance)
+    backend, store, commands = make_backend(LOCKS="lease"), Store(), Commands(chance)
     told = listen_in(backend, monkeypatch)
     now = START
     for batch in filter(legal, (commands.batch() for _ in range(STEPS))):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "pg"]
 
 @pytest.fixture
 def backend(db: None) -> Iterator[PostgresBackend]:
-    params = Params(key_prefix=f"test-{secrets.token_hex(6)}", options={"DATABASE_ALIAS": "pg"}, timeout=1)
+    params = Params(key_prefix=f"test-{secrets.token_hex(6)}", options={"DATABASE_ALIAS": "pg"}, timeout=2)
     made = PostgresBackend(params)
     yield made
     made.close()

@@ -26,6 +26,7 @@ class Address:
         """Whether a pooler stands between: then a session's state is not ours to keep."""
         self._listen_dsn = listen_dsn
         self._where = where
+        self._settings: Mapping[str, Any] | None = None
 
     def settings(self) -> Mapping[str, Any]:
         try:
@@ -35,11 +36,12 @@ class Address:
                 f"{self._where}: DATABASES has no alias {self.alias!r}. Set OPTIONS['DATABASE_ALIAS'] to the alias of "
                 "your PostgreSQL database."
             ) from None
+        self._settings = settings  # Django changes it in place
         return settings
 
     def key(self) -> tuple[object, ...]:
         """Changes when the alias points elsewhere: connections made for another key are of no use."""
-        settings = self.settings()
+        settings = self._settings or self.settings()
         return settings["NAME"], settings["HOST"], settings["PORT"], settings["USER"]
 
     def check_vendor(self) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
 import msgpack
@@ -53,14 +53,15 @@ class Channels:
     def messages(self, items: Iterable[Item]) -> list[Message]:
         """As few payloads as hold these items, in their order within each channel."""
         packed: dict[str, list[bytes]] = {}
+        pack: Callable[[object], bytes] = msgpack.Packer().pack
         for item in items:
             if item is None:
                 for channel in self.all:
-                    packed.setdefault(channel, []).append(msgpack.packb([]))
+                    packed.setdefault(channel, []).append(pack([]))
             elif isinstance(item, Wake):
-                packed.setdefault(self.of_owner(item.owner), []).append(msgpack.packb([item.name, item.owner]))
+                packed.setdefault(self.of_owner(item.owner), []).append(pack([item.name, item.owner]))
             else:
-                packed.setdefault(self.of_name(item.name), []).append(_pack(item))
+                packed.setdefault(self.of_name(item.name), []).append(_pack(item, pack))
         return [(channel, payload) for channel, items in packed.items() for payload in _payloads(items)]
 
 
@@ -83,13 +84,11 @@ def canary(number: int) -> str:
     return _envelope([msgpack.packb([number])])
 
 
-def _pack(notice: Notice) -> bytes:
+def _pack(notice: Notice, pack: Callable[[object], bytes]) -> bytes:
     name, version, base, patch, data, splice, left = notice
     body: Any = list(splice) if splice is not None else data
-    packed: bytes = msgpack.packb([name, version, base, int(patch), body, left])
-    if len(packed) > _RAW_LIMIT:
-        packed = msgpack.packb([name, version, base, int(Patch.HINT), None, left])
-    return packed
+    packed = pack((name, version, base, int(patch), body, left))
+    return packed if len(packed) <= _RAW_LIMIT else pack((name, version, base, int(Patch.HINT), None, left))
 
 
 def shorten(notice: Notice) -> Notice:

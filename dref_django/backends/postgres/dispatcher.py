@@ -151,7 +151,7 @@ class Dispatcher:
         session = self._session
         if session is None or now < self._next or now > self._next_sweep:
             return False
-        if session.key[1] != self._address.key() or not self._is_settled(session) or not session.is_usable():
+        if session.place != self._address.key() or not self._is_settled(session) or not session.is_usable():
             return False
         items = self._outbox.take()
         self._in_flight = self._notify(session, items), items
@@ -234,12 +234,12 @@ class Dispatcher:
 
     def _connected(self) -> Session:
         session = self._session
-        if session is not None and session.key[1] == self._address.key() and session.is_usable():
+        if session is not None and session.place == self._address.key() and session.is_usable():
             return session
         self._hang_up()
         limit = Limit.of(self._timeout)
         pgconn = connect(self._address.direct_params(self._timeout), limit.end)
-        session = Session(pgconn, key=(None, self._address.key()))
+        session = Session(pgconn, place=self._address.key())
         try:
             session.wait(greet(session, self._address, "SET synchronous_commit = off"), limit)
         except BaseException:

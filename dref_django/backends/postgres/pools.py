@@ -57,7 +57,7 @@ class Pool:
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[Session] = []
-        self._out: set[Session] = set()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._places = self.size
         self._waiters: deque[_Waiter] = deque()
         self._pid = os.getpid()
@@ -105,22 +105,19 @@ class Pool:
 
     def give(self, session: Session) -> None:
         """Takes a sound session back."""
-        if session.cancelled or session.key[0] is not self._generation:
+        if session.cancelled or session.generation is not self._generation:
             self.drop(session)
             return
         with self._lock:
-            self._out.discard(session)
-            waiter = self._next_waiter()
+            waiter = self._next_waiter() if self._waiters else None
             if waiter is None:
                 self._idle.append(session)
             else:
-                self._out.add(session)
                 waiter.set_result(session)
 
     def drop(self, session: Session) -> None:
         """Closes a session that is not sound; another may be opened in its place."""
         with self._lock:
-            self._out.discard(session)
             self._free_place()
         session.close()
 
@@ -128,9 +125,7 @@ class Pool:
         """An idle session, or the right to open one (None, None), or a place in the queue for either."""
         with self._lock:
             if self._idle:
-                session = self._idle.pop()
-                self._out.add(session)
-                return session, None
+                return self._idle.pop(), None
             if self._places:
                 self._places -= 1
                 return None, None
@@ -164,7 +159,7 @@ class Pool:
         return Exhausted(f"all {self.size} connections of the pool were in use (OPTIONS['POOL_SIZE'])")
 
     def _is_current(self, session: Session) -> bool:
-        return session.key == (self._generation, self.address.key()) and session.is_usable()
+        return session.generation is self._generation and session.place == self.address.key() and session.is_usable()
 
     # --- opening ------------------------------------------------------------------------------------------------
 
@@ -181,7 +176,7 @@ class Pool:
                 self._free_place()
             raise
         with self._lock:
-            self._out.add(session)
+            self._sessions.add(session)
         return session
 
     async def _aopen_with(self, limit: Limit) -> Session:
@@ -198,11 +193,11 @@ class Pool:
                 self._free_place()
             raise
         with self._lock:
-            self._out.add(session)
+            self._sessions.add(session)
         return session
 
     def _admit(self, pgconn: PGconn) -> Session:
-        return Session(pgconn, prepares=not self.address.pooled, key=(self._generation, self.address.key()))
+        return Session(pgconn, prepares=not self.address.pooled, generation=self._generation, place=self.address.key())
 
     # --- the whole pool -----------------------------------------------------------------------------------------
 
@@ -218,7 +213,7 @@ class Pool:
 
     def forget(self) -> None:
         """In a forked child: leaves the parent's connections alone."""
-        sessions = [*self._idle, *self._out]
+        sessions = list(self._sessions)
         self._start_anew()
         for session in sessions:
             session.abandon()

@@ -77,13 +77,16 @@ class Limit(NamedTuple):
 
 
 class Session:
-    """`key` says which generation of its pool it belongs to, and which settings it was made for."""
+    """`generation` says of which life of its pool it is, `place` for which settings it was made."""
 
-    def __init__(self, pgconn: PGconn, *, prepares: bool = True, key: tuple[object, object] = (None, None)) -> None:
+    def __init__(
+        self, pgconn: PGconn, *, prepares: bool = True, generation: object = None, place: object = None
+    ) -> None:
         pgconn.nonblocking = 1
         self.pgconn = pgconn
         self.prepares = prepares
-        self.key = key
+        self.generation = generation
+        self.place = place
         self.cancelled = False
         self._prepared: set[bytes] = set()
         self._pid = os.getpid()

@@ -54,6 +54,7 @@ from .binary import (
     INT8S,
     TEXT,
     TEXTS,
+    TRUE,
     Bound,
     Line,
     blobs,
@@ -155,9 +156,13 @@ def _hot_add(space: str, command: Add, now: int | None) -> Request:
     def read(result: PGresult) -> Answer | None:
         if not result.ntuples:
             return None
-        line = Line(result)
-        total, version, base, left = line.integer(0), line.integer(1), line.integer(2), line.number(4)
-        reply = Reply(Status.APPLIED, total, version, left, line.truth(3))
+        cell, parse = result.get_value, int.from_bytes  # spelt out: this is the path of every increment
+        total = parse(cell(0, 0) or b"", "big", signed=True)
+        version = parse(cell(0, 1) or b"", "big")
+        base = parse(cell(0, 2) or b"", "big")
+        life = cell(0, 4)
+        left = None if life is None else parse(life, "big", signed=True)
+        reply = Reply(Status.APPLIED, total, version, left, cell(0, 3) == TRUE)
         return Answer([reply], [Notice(name, version, base, Patch.FULL, total, None, left)])
 
     return Request(ADD, params, read)

@@ -153,7 +153,9 @@ class Mirror:
         """
         base, first = cell.version, not cell.known
         backwards = version < base
-        cell.known, cell.version, cell.data, cell.hinted = True, version, data, 0
+        cell.known, cell.version, cell.data = True, version, data
+        if cell.hinted <= version or backwards:
+            cell.hinted = 0
         self.set_near(cell, left, force=backwards)
         raw = self.raw(cell, base, gap=gap, first=first)
         change = raw._replace(first=False)

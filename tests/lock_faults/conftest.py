@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -20,25 +19,44 @@ from tests.proxy import TcpProxy
 from tests.servers import HasUrl, RedisServer
 
 
+class Pool:
+    """Processes that go from test to test, as a new one takes its time; those that a test killed are not among them."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._idle: list[Holder] = []
+
+    def take(self) -> Holder:
+        if self._idle:
+            return self._idle.pop()
+        return Holder({**self._environment, "DJANGO_SETTINGS_MODULE": "tests.lock_faults.settings"})
+
+    def put(self, holder: Holder) -> None:
+        if holder.is_alive():
+            holder.thaw()
+            self._idle.append(holder)
+        else:
+            holder.close()
+
+    def close(self) -> None:
+        for holder in self._idle:
+            holder.close()
+
+
 class Site:
     """Where the processes of one test and this process find the same locks."""
 
-    def __init__(self, stack: ExitStack, setting: dict[str, Any], environment: dict[str, str]) -> None:
+    def __init__(self, stack: ExitStack, setting: dict[str, Any], pool: Pool) -> None:
         self._stack = stack
+        self._pool = pool
         self.setting = setting
-        self.environment = environment
 
     def holder(self, *, clock_step: float = 0, **options: Any) -> Holder:
-        """Another process, ready. `options` override those of the back end."""
+        """Another process. `options` override those of the back end."""
+        holder = self._pool.take()
+        self._stack.callback(self._pool.put, holder)
         setting = {**self.setting, "OPTIONS": {**self.setting["OPTIONS"], **options}}
-        environment = {
-            **self.environment,
-            "DJANGO_SETTINGS_MODULE": "tests.lock_faults.settings",
-            "DREF_LOCK_BACKEND": json.dumps(setting),
-            "DREF_CLOCK_STEP": str(clock_step),
-        }
-        holder = self._stack.enter_context(closing(Holder(environment)))
-        holder.expect("ready")
+        holder.settle(setting, clock_step)
         return holder
 
 
@@ -46,36 +64,46 @@ def _setting(kind: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"BACKEND": kind, "KEY_PREFIX": f"locks-{secrets.token_hex(6)}", "OPTIONS": options, **more}
 
 
+@pytest.fixture(scope="session")
+def redis_pool() -> Iterator[Pool]:
+    with closing(Pool({})) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def postgres_pool(postgres_tables: str) -> Iterator[Pool]:
+    database = connections.settings[postgres_tables]
+    url = f"postgresql://postgres@{database['HOST']}:{database['PORT']}/{database['NAME']}"
+    with closing(Pool({"DREF_TEST_POSTGRES_URL": url})) as pool:
+        yield pool
+
+
 @pytest.fixture(params=SERVED)
 def site(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Site]:
     """On the servers that the test run shares."""
     options = options_of(request.param, request)
     settings.DREF_BACKEND = setting = _setting(request.param, options)
-    environment: dict[str, str] = {}
     if request.param == "postgres":
-        database = connections.settings[options["DATABASE_ALIAS"]]
-        url = f"postgresql://postgres@{database['HOST']}:{database['PORT']}/{database['NAME']}"
-        setting = {**setting, "OPTIONS": {"DATABASE_ALIAS": "pg"}}
-        environment["DREF_TEST_POSTGRES_URL"] = url
+        setting = {**setting, "OPTIONS": {"DATABASE_ALIAS": "pg"}}  # as the processes call it
     with ExitStack() as stack:
-        yield Site(stack, setting, environment)
+        yield Site(stack, setting, request.getfixturevalue(f"{request.param}_pool"))
         backends.reset()
 
 
 @pytest.fixture
-def redis_site(redis_server: HasUrl, settings: Settings) -> Iterator[Site]:
+def redis_site(redis_server: HasUrl, redis_pool: Pool, settings: Settings) -> Iterator[Site]:
     settings.DREF_BACKEND = setting = _setting("redis", {"URL": redis_server.url})
     with ExitStack() as stack:
-        yield Site(stack, setting, {})
+        yield Site(stack, setting, redis_pool)
         backends.reset()
 
 
 @pytest.fixture
-def own_redis(settings: Settings) -> Iterator[tuple[RedisServer, Site]]:
+def own_redis(redis_pool: Pool, settings: Settings) -> Iterator[tuple[RedisServer, Site]]:
     """A server that the test may stop and kill; what it acknowledged survives."""
     with RedisServer(appendonly=True, fsync="always") as server, ExitStack() as stack:
         settings.DREF_BACKEND = setting = _setting("redis", {"URL": server.url})
-        yield server, Site(stack, setting, {})
+        yield server, Site(stack, setting, redis_pool)
         backends.reset()
 
 
@@ -86,5 +114,3 @@ def redis_proxy(redis_server: HasUrl) -> Iterator[TcpProxy]:
     assert parts.port is not None
     with TcpProxy(parts.hostname, parts.port) as proxy:
         yield proxy
-
-

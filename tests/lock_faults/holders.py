@@ -28,6 +28,7 @@ class Holder:
         )
         self._mutex = threading.Condition()
         self._events: list[Event] = []
+        self._tests = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -38,32 +39,38 @@ class Holder:
                 self._events.append(json.loads(line))
                 self._mutex.notify_all()
 
+    def settle(self, setting: dict[str, Any], clock_step: float) -> None:
+        """The next test begins: in a namespace of its own, and events of the last one are not its."""
+        self._tests += 1
+        self.tell("settle", "", setting=setting, clock_step=clock_step)
+        self.expect("settled")
+
     def tell(self, do: str, key: str, **arguments: Any) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": do, "key": key, **arguments}) + "\n")
+        self.process.stdin.write(json.dumps({"do": do, "key": self._own(key), **arguments}) + "\n")
         self.process.stdin.flush()
 
     def expect(self, event: str, key: str = "", *, timeout: float = PATIENCE) -> Event:
-        """Waits for the event, and takes it out; fails at another ending of the same key."""
-
-        def matching() -> Event | None:
-            return next((each for each in self._events if each["event"] == event and each["key"] == key), None)
-
+        """Waits for the event, and takes it out."""
         with self._mutex:
-            if not self._mutex.wait_for(lambda: matching() is not None, timeout):
+            if not self._mutex.wait_for(lambda: bool(self._matching(event, key)), timeout):
                 raise TimeoutError(f"{event} of {key!r} did not come within {timeout} s; there was {self._events}")
-            found = matching()
-            assert found is not None
+            found = self._matching(event, key)[0]
             self._events.remove(found)
             return found
 
     def has_said(self, event: str, key: str) -> bool:
-        with self._mutex:
-            return any(each["event"] == event and each["key"] == key for each in self._events)
+        return bool(self.all(event, key))
 
     def all(self, event: str, key: str) -> list[Event]:
         with self._mutex:
-            return [each for each in self._events if each["event"] == event and each["key"] == key]
+            return self._matching(event, key)
+
+    def _matching(self, event: str, key: str) -> list[Event]:
+        return [each for each in self._events if each["event"] == event and each["key"] == self._own(key)]
+
+    def _own(self, key: str) -> str:
+        return f"{self._tests}:{key}"
 
     def acquire(self, key: str, name: str, *, ttl: float = 1.0, timeout: float = 20.0) -> Event:
         self.tell("acquire", key, name=name, ttl=ttl, timeout=timeout)
@@ -83,9 +90,11 @@ class Holder:
         self.process.kill()
         self.process.wait(PATIENCE)
 
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
+        if self.is_alive():
             self.process.kill()
         self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)

@@ -69,17 +69,17 @@ class TestProcesses:
     def test_four_processes_in_turn(self, site: Site) -> None:
         holders = [site.holder() for _ in range(4)]
         for holder in holders:
-            holder.tell("rounds", "r", name="a", count=60, ttl=30)
+            holder.tell("rounds", "r", name="a", count=40, ttl=30)
         for holder in holders:
             holder.expect("done", "r", timeout=55)
         history = recorded(holders)
-        assert len(history) == 240
+        assert len(history) == 160
         assert not faults(history)
 
     def test_processes_that_freeze_and_die_meanwhile(self, site: Site) -> None:
         holders = [site.holder() for _ in range(4)]
         for holder in holders:
-            holder.tell("rounds", "r", name="a", count=150, ttl=1)
+            holder.tell("rounds", "r", name="a", count=80, ttl=1)
         wait_until(lambda: len(recorded(holders)) > 20, "the race to be on", 30)
         holders[0].freeze()
         so_far = len(recorded(holders))

@@ -6,26 +6,27 @@ Every lock that it is told of has a key and, while it is waited for, a thread of
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-# The clock of this host steps by so many seconds: nothing may depend on it.
-STEP = float(os.environ.get("DREF_CLOCK_STEP", "0"))
-if STEP:
-    _time, _time_ns = time.time, time.time_ns
-    time.time = lambda: _time() + STEP
-    time.time_ns = lambda: _time_ns() + int(STEP * 1e9)
+# The wall clock of this host may step: nothing must depend on it.
+_step = [0.0]
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: _time() + _step[0]
+time.time_ns = lambda: _time_ns() + int(_step[0] * 1e9)
 
 import django  # noqa: E402
 
 django.setup()
 
-from dref_django import DRefError, LockLost, lock  # noqa: E402
-from dref_django.leasing import Held  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.core.signals import setting_changed  # noqa: E402
+
+from dref_django import DRefError, LockLost, backends, lock  # noqa: E402
+from dref_django.leasing import Held, keeper_of  # noqa: E402
 
 _mutex = threading.Lock()
 _helds: dict[str, Held] = {}
@@ -85,11 +86,17 @@ def rounds(key: str, name: str, count: int, ttl: float) -> None:
     say("done", key)
 
 
+def settle(key: str, setting: dict[str, Any], clock_step: float) -> None:
+    """From now on locks live there; what was held before is lost."""
+    _step[0] = clock_step
+    settings.DREF_BACKEND = setting
+    setting_changed.send(sender=None, setting="DREF_BACKEND", value=setting, enter=True)
+    _helds.clear()
+    say("settled", key)
+
+
 def race(key: str, name: str, count: int) -> None:
     """Enters and leaves as fast as it can, its lease renewed all the time."""
-    from dref_django import backends
-    from dref_django.leasing import keeper_of
-
     keeper = keeper_of(backends.get_backend())
     guard = lock(name, timeout=60)
     for _ in range(count):
@@ -105,15 +112,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "rounds": rounds,
     "race": race,
+    "settle": settle,
 }
 
 
 def main() -> None:
-    say("ready", "")
     for line in sys.stdin:
         command = json.loads(line)
         function = COMMANDS[command.pop("do")]
-        if function is check:  # nothing between the resumption of this process and the answer
+        if function in (check, settle):  # nothing between the resumption of this process and the answer
             function(**command)
         else:
             threading.Thread(target=function, kwargs=command, daemon=True).start()

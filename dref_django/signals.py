@@ -28,6 +28,8 @@ class ChangeSignal(Signal):
     def __init__(self) -> None:
         super().__init__()
         self._subscriptions: dict[int, list[Subscription[Any]]] = {}
+        self._senders: dict[tuple[str, str], DRef[Any]] = {}
+        """One object a name: two refs of one name are one sender, and equal."""
 
     def connect(
         self,
@@ -36,6 +38,7 @@ class ChangeSignal(Signal):
         weak: bool = True,
         dispatch_uid: Any = None,
     ) -> None:
+        sender = self._canonical(sender)
         super().connect(receiver, sender, weak, dispatch_uid)
         key = _EVERYTHING if sender is None else id(sender)
         if key in self._subscriptions:
@@ -48,6 +51,7 @@ class ChangeSignal(Signal):
     def disconnect(
         self, receiver: Callable[..., Any] | None = None, sender: object | None = None, dispatch_uid: Any = None
     ) -> bool:
+        sender = self._canonical(sender)
         done = super().disconnect(receiver, sender, dispatch_uid)
         key = _EVERYTHING if sender is None else id(sender)
         wanted = {lookup[1] for lookup, *_ in self.receivers}
@@ -56,12 +60,16 @@ class ChangeSignal(Signal):
                 subscription.close()
         return bool(done)
 
+    def _canonical(self, sender: object) -> object:
+        return self._senders.setdefault((sender.using, sender.name), sender) if isinstance(sender, DRef) else sender
+
     def _watch_all(self, alias: str) -> Subscription[Any]:
         def announce(change: Change[Any]) -> None:
-            ref = ref_for(change.name, alias)
-            if id(ref) not in self._subscriptions:
+            ref = self._senders.get((alias, change.name))
+            if ref is None:
+                self._announce(ref_for(change.name, alias), change)
+            elif id(ref) not in self._subscriptions:
                 self._announce(ref, change)
-            return
 
         def decode(name: str, data: Any) -> Any:
             return ref_for(name, alias)._decode(name, data)

@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from dref_django.backends.base import Backend, Params, Sink
 from dref_django.backends.delivery import NotSent, ReplyLost
-from dref_django.protocol import Command, Reply, Scan, ScanLeases
+from dref_django.exceptions import DRefError
+from dref_django.protocol import MUTATIONS, Command, Reply, Scan, ScanLeases
 
 from . import diagnosis
 from .cluster import Topology
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LEAST_TIMEOUT = 0.001
+NONSENSE = (DRefError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, StopIteration)
+"""What comes of reading an answer that no script of ours gave, or that shows damaged fields."""
 LEFT_TO_THE_PARENT: list[object] = []
 """What a forked child inherited and must not close: an asyncio transport would do so when it is collected."""
 
@@ -65,21 +68,40 @@ class RedisBackend(Backend):
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         if self._pid != os.getpid():
             self.after_fork()
-        if self._direct and commands and not isinstance(commands[0], (Scan, ScanLeases)):
-            # The fast path: one script call on one connection, no generator between.
-            call = self.talk.short_cut(commands, now) or self.talk.call(commands, now)
-            answer = self._pool.exchange(call.script.call(call.arguments), 1, timeout)[0]
-            if isinstance(answer, RedisError):
-                replies = self.hold(self.talk.settle(call, answer, None), timeout)
-            else:
-                replies = call.decode(answer)
-            return self.hold(self.talk.whole_way(commands, now), timeout) if replies is None else replies
         deadline = time.monotonic() + timeout
-        if not self._layout_known:
-            self.hold(self.talk.layout(), timeout)
-            self._note_layout()
-        left = deadline - time.monotonic()
-        return self.hold(self.talk.batch(commands, now, left), left)
+        try:
+            if self._direct and commands and not isinstance(commands[0], (Scan, ScanLeases)):
+                # The fast path: one script call on one connection, no generator between.
+                call = self.talk.short_cut(commands, now) or self.talk.call(commands, now)
+                answer = self._pool.exchange(call.script.call(call.arguments), 1, timeout)[0]
+                if isinstance(answer, RedisError):
+                    replies = self.hold(self.talk.settle(call, answer, None), deadline - time.monotonic())
+                else:
+                    replies = call.decode(answer)
+                if replies is not None:
+                    return replies
+                return self.hold(self.talk.whole_way(commands, now), deadline - time.monotonic())
+            if not self._layout_known:
+                self.hold(self.talk.layout(), timeout)
+                self._note_layout()
+            left = deadline - time.monotonic()
+            return self.hold(self.talk.batch(commands, now, left), left)
+        except NONSENSE as error:
+            raise self._about(commands, error) from error
+
+    def _about(self, commands: Sequence[Command], error: Exception) -> Exception:
+        """Names what is damaged, where the error does not say more than that something is."""
+        if isinstance(error, DRefError) and type(error) is not DRefError:
+            return error
+        names = ", ".join(sorted({repr(getattr(command, "name", "a scan")) for command in commands}))
+        if isinstance(error, DRefError):
+            return DRefError(f"{names}: {error}")
+        what = f"{self.server.where} gave an answer that is none of ours ({type(error).__name__}: {error})"
+        return (
+            ReplyLost(what)
+            if any(isinstance(command, MUTATIONS) for command in commands)
+            else DRefError(f"{names}: {what}")
+        )
 
     def _note_layout(self) -> None:
         self._layout_known = True
@@ -128,11 +150,14 @@ class RedisBackend(Backend):
         if self._pid != os.getpid():
             self.after_fork()
         deadline = time.monotonic() + timeout
-        if not self._layout_known:
-            await self.ahold(self.talk.layout(), timeout)
-            self._note_layout()
-        left = deadline - time.monotonic()
-        return await self.ahold(self.talk.batch(commands, now, left), left)
+        try:
+            if not self._layout_known:
+                await self.ahold(self.talk.layout(), timeout)
+                self._note_layout()
+            left = deadline - time.monotonic()
+            return await self.ahold(self.talk.batch(commands, now, left), left)
+        except NONSENSE as error:
+            raise self._about(commands, error) from error
 
     async def ahold(self, conversation: Conversation[T], timeout: float) -> T:
         """Holds a conversation on the running loop."""

@@ -20,11 +20,9 @@ from dref_django.exceptions import DRefError, OutcomeUnknown
 from dref_django.protocol import (
     LEASE_COMMANDS,
     MUTATIONS,
-    Add,
     Command,
     Inspect,
     LeaseInfo,
-    Read,
     Reply,
     Row,
     Scan,
@@ -37,21 +35,8 @@ from .cluster import Topology
 from .connections import Address
 from .keys import Keys
 from .options import Options
-from .scripts import (
-    ADD,
-    ENTRIES,
-    LEASES,
-    READ,
-    Call,
-    Encodable,
-    RowRead,
-    decode_add,
-    decode_entries,
-    decode_leases,
-    decode_read,
-    encode,
-    pack,
-)
+from .scripts import ENTRIES, LEASES, Call, Encodable, RowRead, decode_entries, decode_leases, encode, pack
+from .short_cuts import ShortCuts
 
 LAYOUT = 1
 """The version of what the scripts store (docs/format.md). A newer one that is found is left alone."""
@@ -93,6 +78,7 @@ class Conversations:
         self._where = options.server.where
         self._topology = topology
         self._replicas = options.wait_replicas
+        self._short_cuts = ShortCuts(keys)
 
     # --- batches ------------------------------------------------------------------------------------------------
 
@@ -132,17 +118,7 @@ class Conversations:
 
     def short_cut(self, commands: Sequence[Command], now: int | None) -> Call | None:
         """A call of a smaller script for one command alone. Its decoded answer is None when it does not lead there."""
-        if len(commands) > 1:
-            return None
-        command = commands[0]
-        key = self.keys.entry(command.name) if isinstance(command, (Add, Read)) else b""
-        if isinstance(command, Add):
-            moment = b"" if now is None else b"%d" % now
-            arguments = [b"1", key, moment, self.keys.channel(command.name), b"%d" % command.amount]
-            return Call(ADD, key, [*arguments, command.op.hex().encode()], decode_add)
-        if isinstance(command, Read):
-            return Call(READ, key, [b"1", key, b"" if command.known is None else b"%d" % command.known], decode_read)
-        return None
+        return self._short_cuts.find(commands[0], now) if len(commands) == 1 else None
 
     def whole_way(self, commands: Sequence[Encodable], now: int | None) -> Conversation[list[Reply]]:
         if self._topology is not None:

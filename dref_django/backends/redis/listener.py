@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import deque
 from collections.abc import Collection, Iterable
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from .backend import RedisBackend
     from .connections import AsyncConnection
 
+logger = logging.getLogger("dref_django")
+
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 CANARIES_MISSED = 2
+NONSENSE = (ValueError, TypeError, LookupError, msgpack.UnpackException)
 TROUBLE = (RedisError, OSError, TimeoutError, NotSent, ReplyLost, DRefError)
 
 PATCHES = {"i": Patch.FULL, "b": Patch.FULL, "s": Patch.SPLICE, "d": Patch.GONE, "h": Patch.HINT}
@@ -229,10 +233,8 @@ class Session:
     async def _listen(self, connection: AsyncConnection) -> None:
         while True:
             kind, *message = await connection.read_response(disable_decoding=True)
-            if kind == b"message":
-                self._heard(*message)
-            elif kind == b"pmessage":
-                self._heard_by_prefix(*message)
+            if kind in (b"message", b"pmessage"):
+                self._hear(kind, message)
             elif kind in (b"subscribe", b"psubscribe"):
                 self._confirm(message[0], kind == b"subscribe")
             elif kind == b"unsubscribe":
@@ -261,6 +263,15 @@ class Session:
         for special in "*?[]":
             escaped = escaped.replace(f"\\{special}", special)
         return escaped.replace("\\\\", "\\")
+
+    def _hear(self, kind: bytes, message: list[bytes]) -> None:
+        try:
+            if kind == b"message":
+                self._heard(*message)
+            else:
+                self._heard_by_prefix(*message)
+        except NONSENSE as error:
+            logger.warning("dref: ignored what nobody of us published on %r: %s", message[-2], error)
 
     def _heard(self, channel: bytes, payload: bytes) -> None:
         if channel == self._canary:

@@ -60,8 +60,6 @@ class Script:
 
 ENTRIES = Script("clock.lua", "entries.lua")
 LEASES = Script("clock.lua", "leases.lua")
-ADD = Script("add.lua")
-READ = Script("read.lua")
 
 
 class Call(NamedTuple):
@@ -203,25 +201,6 @@ def decode_entries(answer: Any) -> list[Reply]:
         life = None if left == b"-" else int(left)
         replies.append(Reply(STATUSES[int(status)], data, int(version), life, existed == b"1", size))
     return replies
-
-
-def decode_add(answer: Any) -> list[Reply] | None:
-    if answer is None:
-        return None
-    version, total = answer.split(b" ")
-    return [Reply(Status.APPLIED, int(total), int(version), None, True)]
-
-
-def decode_read(answer: Any) -> list[Reply] | None:
-    if answer is None:
-        return None
-    if isinstance(answer, list):
-        version, data = answer
-        return [Reply(Status.APPLIED, data, int(version), None, True)]
-    version, changed, number = answer.partition(b" ")
-    if changed:
-        return [Reply(Status.APPLIED, int(number), int(version), None, True)]
-    return [Reply(Status.UNCHANGED, None, int(version), None, True)]
 
 
 def decode_leases(answer: list[Any]) -> list[Reply]:

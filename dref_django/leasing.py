@@ -344,6 +344,7 @@ class Keeper:
         self._release_at = 0.0
         self._condition = threading.Condition()  # on an RLock: a finaliser may call in the midst of anything
         self._wakes_at = 0.0
+        self._asked_for = 0.0  # the moment for which it was woken last: short locks, one after the other, wake it once
         self._thread: threading.Thread | None = None
         self._closed = False
         backend.clock.on_move(self._look)
@@ -418,6 +419,7 @@ class Keeper:
             self._thread = threading.Thread(target=self._run, name="dref-keeper", daemon=True)
             self._thread.start()
         elif at < self._wakes_at:
+            self._asked_for = at
             self._condition.notify()
 
     def _run(self) -> None:
@@ -449,6 +451,8 @@ class Keeper:
         moments = [min(held.renew_at, held.deadline()) for held in self._held]
         if self._releases:
             moments.append(now + self._release_at - clock())
+        if self._asked_for > now:
+            moments.append(self._asked_for)
         return min(moments, default=now + IDLE)
 
     def _due(self, now: float) -> list[Held]:

@@ -239,7 +239,7 @@ END
 $$;
 
 -- The key of the advisory lock behind a lease: the first 8 bytes of a SHA-256, big-endian.
-CREATE FUNCTION dref_key(p_space text, p_name text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+CREATE FUNCTION dref_key(p_space text, p_name text) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT ('x' || substr(encode(sha256(convert_to(concat(E'dref_lock\n', p_space, E'\n', p_name), 'UTF8')), 'hex'), 1, 16)
         )::bit(64)::bigint
 $$;
@@ -448,62 +448,10 @@ BEGIN
 END
 $$;
 
--- One Acquire by the short way, which knows leases that are free and that nobody awaits. p_idle: what
--- idle_session_timeout is to be from now on (NULL: what it is).
-CREATE FUNCTION dref_take(
-    p_space text, p_now bigint, p_session bigint, p_name text, p_owner text, p_ttl bigint, p_wait bigint, p_meta text,
-    p_idle text,
-    OUT r_place integer, OUT r_status smallint, OUT r_left bigint, OUT r_existed boolean, OUT r_token bigint,
-    OUT r_woken text[], OUT r_owner text, OUT r_since bigint, OUT r_meta text, OUT r_waiters text[], OUT r_backed boolean
-) LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_now bigint := dref_now(p_now);
+-- What take.sql says when the advisory lock is not to be had.
+CREATE FUNCTION dref_no_key() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF p_idle IS NOT NULL THEN
-        PERFORM set_config('idle_session_timeout', p_idle, false);
-    END IF;
-    UPDATE dref_lease t SET owner = p_owner, meta = p_meta, since = v_now, deadline = v_now + p_ttl,
-        token = greatest(t.token + 1, v_now), session = p_session, backed = greatest(t.token + 1, v_now)
-    WHERE t.space = p_space AND t.name = p_name AND t.deadline <= v_now AND t.waiters = '{}'
-    RETURNING t.token INTO r_token;
-    IF NOT FOUND THEN
-        SELECT * INTO r_place, r_status, r_left, r_existed, r_token, r_woken, r_owner, r_since, r_meta, r_waiters, r_backed
-        FROM dref_leases(p_space, p_now, p_session, '', '{1}', ARRAY[p_name], ARRAY[p_owner], '{0}', ARRAY[p_ttl],
-            ARRAY[p_wait], ARRAY[p_meta], '{false}', '{false}');
-        RETURN;
-    END IF;
-    r_place := 1; r_status := 0; r_left := p_ttl; r_existed := false;
-    r_backed := pg_try_advisory_lock(dref_key(p_space, p_name));
-    IF NOT r_backed THEN
-        UPDATE dref_lease t SET session = 0, backed = 0 WHERE t.space = p_space AND t.name = p_name;
-    END IF;
-END
-$$;
-
--- One Release by the short way, which knows leases that are held and that nobody awaits.
-CREATE FUNCTION dref_give(
-    p_space text, p_now bigint, p_session bigint, p_node text, p_name text, p_owner text, p_token bigint, p_keep bigint,
-    p_unlock boolean, p_near boolean,
-    OUT r_place integer, OUT r_status smallint, OUT r_left bigint, OUT r_existed boolean, OUT r_token bigint,
-    OUT r_woken text[], OUT r_owner text, OUT r_since bigint, OUT r_meta text, OUT r_waiters text[], OUT r_backed boolean
-) LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_now bigint := dref_now(p_now);
-BEGIN
-    UPDATE dref_lease t SET owner = '', meta = '', deadline = v_now + p_keep
-    WHERE t.space = p_space AND t.name = p_name AND t.owner = p_owner AND p_owner <> '' AND p_token IN (0, t.token)
-        AND t.deadline > v_now AND t.waiters = '{}'
-    RETURNING t.token INTO r_token;
-    IF NOT FOUND THEN
-        SELECT * INTO r_place, r_status, r_left, r_existed, r_token, r_woken, r_owner, r_since, r_meta, r_waiters, r_backed
-        FROM dref_leases(p_space, p_now, p_session, p_node, '{3}', ARRAY[p_name], ARRAY[p_owner], ARRAY[p_token],
-            ARRAY[p_keep], '{0}', '{""}', ARRAY[p_unlock], ARRAY[p_near]);
-        RETURN;
-    END IF;
-    IF p_unlock THEN
-        PERFORM pg_advisory_unlock(dref_key(p_space, p_name));
-    END IF;
-    r_place := 1; r_status := 0; r_existed := true; r_backed := false;
+    RAISE EXCEPTION 'another session holds the advisory lock' USING ERRCODE = 'DREF2';
 END
 $$;
 

@@ -1,6 +1,5 @@
 DROP FUNCTION dref_epoch(), dref_sweep(integer);
-DROP FUNCTION dref_take(text, bigint, bigint, text, text, bigint, bigint, text, text);
-DROP FUNCTION dref_give(text, bigint, bigint, text, text, text, bigint, bigint, boolean, boolean);
+DROP FUNCTION dref_no_key();
 DROP FUNCTION dref_leases(
     text, bigint, bigint, text, smallint[], text[], text[], bigint[], bigint[], bigint[], text[], boolean[], boolean[]
 );

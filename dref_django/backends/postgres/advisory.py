@@ -7,9 +7,11 @@ under the connection's mutex, in the order in which the server runs it.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from psycopg.pq.abc import PGconn, PGresult
 
@@ -45,11 +47,13 @@ TICK: Final = 10.0
 SLACK: Final = 1.0
 """Seconds after the end of a lease before its advisory lock counts as left over."""
 
+NO_KEY: Final = "DREF2"
+
 _BACKED: Final = 10
 """The column of dref_leases() that says whether this session backs the lease now."""
 
-TAKE: Final = statement("take", TEXT, INT8, INT8, TEXT, TEXT, INT8, INT8, TEXT, TEXT)
-GIVE: Final = statement("give", TEXT, INT8, INT8, TEXT, TEXT, TEXT, INT8, INT8, BOOL, BOOL)
+TAKE: Final = statement("take", TEXT, INT8, INT8, TEXT, TEXT, INT8, TEXT, INT8)
+GIVE: Final = statement("give", TEXT, INT8, TEXT, TEXT, INT8, INT8, TEXT, BOOL, INT8, BOOL)
 RENEW: Final = statement("renew", TEXT, INT8, INT8, TEXTS, TEXTS, INT8S, INT8S)
 IDLE: Final = Statement(b"dref_idle", b"SELECT set_config('idle_session_timeout', $1, false)", (TEXT,))
 UNLOCK: Final = Statement(b"dref_unlock", b"SELECT pg_advisory_unlock(dref_key($1, $2))", (TEXT, TEXT))
@@ -65,6 +69,15 @@ class Holding(NamedTuple):
     """By the back end's monotonic clock, a moment after its deadline."""
 
 
+Popped: TypeAlias = tuple[Release, Holding]
+
+
+@functools.lru_cache(4096)
+def key(space: bytes, name: str) -> bytes:
+    """The key of the advisory lock behind a lease, as dref_key() says, in binary."""
+    return hashlib.sha256(b"dref_lock\n%b\n%b" % (space, name.encode())).digest()[:8]
+
+
 class LockSession(SharedSession):
     """`number` is what the rows call this session."""
 
@@ -74,9 +87,10 @@ class LockSession(SharedSession):
         super().__init__(pgconn)
         self.key = key
         self.number = secrets.randbelow(2**62) + 1
+        self._number = int8(self.number)
         self.holdings: dict[tuple[str, str], Holding] = {}
         self._space_name, self._space = space, space.encode()
-        self._node = f"{node}/"
+        self._node, self._own = f"{node}/", f"{node}/".encode()
         self._timeout = timeout
         self._clock = clock
         self._owner = owner
@@ -87,46 +101,81 @@ class LockSession(SharedSession):
 
     # --- commands to statements ---------------------------------------------------------------------------------
 
-    def call(self, commands: Sequence[Command], now: int | None) -> Call:
-        if len(commands) == 1:
+    def call(self, commands: Sequence[Command], now: int | None, *, exact: bool = False) -> Call:
+        """The statement that runs this batch. Its value: the replies, or None when only an `exact` one can tell."""
+        if len(commands) == 1 and not exact:
             match commands[0]:
                 case Acquire() as acquire:
                     return self._take(acquire, now)
                 case Release() as release:
                     return self._give(release, now)
-        self._stay_awake(commands)
-        if all(isinstance(each, Renew) and (each.name, each.owner) in self.holdings for each in commands):
+        self._stay_awake(max((each.ttl for each in commands if isinstance(each, (Acquire, Renew))), default=0))
+        if not exact and all(isinstance(each, Renew) and (each.name, each.owner) in self.holdings for each in commands):
             renewals = [each for each in commands if isinstance(each, Renew)]
             if len({each.name for each in renewals}) == len(renewals):
                 return self._renew(renewals, now)
-        popped = {command: self._pop(command) for command in commands if isinstance(command, Release)}
-        releases = [
-            (popped[each] is not None, self._is_near(each.name)) if isinstance(each, Release) else (False, False)
-            for each in commands
-        ]
+        popped: list[Popped] = []
+        releases = [self._let_go(each, popped) for each in commands]
         params = lease_params(self._space_name, commands, now, self.number, self._node, releases)
-        return Call(LEASES, params, self._settle(commands), self._restore(popped))
+        return Call(LEASES, params, self._settle(commands), self._refused(popped))
+
+    def _let_go(self, command: Command, popped: list[Popped]) -> tuple[bool, bool]:
+        """Of dref_leases(): whether the advisory lock is given back, and whether a waiter of this process is next."""
+        if not isinstance(command, Release):
+            return False, False
+        holding = self._pop(command)
+        if holding is not None:
+            popped.append((command, holding))
+        return holding is not None, self._is_near(command.name)
 
     def _take(self, command: Acquire, now: int | None) -> Call:
-        idle = self._longer(command.ttl)
+        name, ttl = command.name, command.ttl
+        self._stay_awake(ttl)
         params = (
-            self._space, maybe_int8(now), int8(self.number), command.name.encode(), command.owner.encode(),
-            int8(command.ttl), int8(command.wait), command.meta.encode(), None if idle is None else idle.encode(),
+            self._space, maybe_int8(now), self._number, name.encode(), command.owner.encode(), int8(ttl),
+            command.meta.encode(), key(self._space, name),
         )  # fmt: skip
-        return Call(TAKE, params, self._settle((command,)), self._restore({}))
+
+        def settle(call: Call, result: PGresult) -> Sequence[Wake]:
+            if result.ntuples:
+                reply = Reply(Status.APPLIED, left=ttl, token=Line(result).integer(0))
+                self._note(command, reply, backed=True)
+                call.value = [reply]
+            return ()
+
+        return Call(TAKE, params, settle, self._no_key)
+
+    def _no_key(self, refused: Refused) -> bool:
+        if refused.sqlstate != NO_KEY:
+            self._leaky = True
+        return refused.sqlstate == NO_KEY
 
     def _give(self, command: Release, now: int | None) -> Call:
+        name = command.name
         holding = self._pop(command)
         params = (
-            self._space, maybe_int8(now), int8(self.number), self._node.encode(), command.name.encode(),
-            command.owner.encode(), int8(command.token), int8(command.keep), boolean(holding is not None),
-            boolean(self._is_near(command.name)),
+            self._space, maybe_int8(now), name.encode(), command.owner.encode(), int8(command.token),
+            int8(command.keep), self._own, boolean(self._is_near(name)), key(self._space, name),
+            boolean(holding is not None),
         )  # fmt: skip
-        return Call(GIVE, params, self._settle((command,)), self._restore({command: holding}))
+
+        def settle(call: Call, result: PGresult) -> Sequence[Wake]:
+            if not result.ntuples:
+                if holding is not None:
+                    self.holdings[name, command.owner] = holding
+                return ()
+            line = Line(result)
+            call.value = [Reply(Status.APPLIED, existed=True, token=line.integer(0))]
+            woken = line.text(1)
+            wakes = (Wake(name, woken),) if woken else ()
+            self._count(command, wakes)
+            return wakes
+
+        return Call(GIVE, params, settle, self._refused([] if holding is None else [(command, holding)]))
 
     def _renew(self, commands: Sequence[Renew], now: int | None) -> Call:
         params = (
-            self._space, maybe_int8(now), int8(self.number), texts([each.name for each in commands]),
+            self._space, maybe_int8(now), self._number, texts([each.name for each in commands]),
             texts([each.owner for each in commands]), int8s([each.token for each in commands]),
             int8s([each.ttl for each in commands]),
         )  # fmt: skip
@@ -149,31 +198,23 @@ class LockSession(SharedSession):
             return None
         return self.holdings.pop(place)
 
-    def _restore(self, popped: dict[Release, Holding | None]) -> Callable[[Refused], None]:
-        def refused(_: Refused) -> None:
-            self._idle = 0
+    def _refused(self, popped: list[Popped]) -> Callable[[Refused], bool]:
+        def refused(_: Refused) -> bool:
             self._leaky = True
-            for command, holding in popped.items():
-                if holding is not None:
-                    self.holdings[command.name, command.owner] = holding
+            for command, holding in popped:
+                self.holdings[command.name, command.owner] = holding
+            return False
 
         return refused
 
     def _is_near(self, name: str) -> bool:
         return self._streaks.get(name, 0) < IN_A_ROW
 
-    def _longer(self, ttl: int) -> str | None:
-        """What idle_session_timeout has to be for a lease of so many microseconds, when it is shorter now."""
-        wanted = ttl // 1000 + IDLE_SLACK
-        if wanted <= self._idle:
-            return None
-        self._idle = wanted
-        return str(wanted)
-
-    def _stay_awake(self, commands: Sequence[Command]) -> None:
-        longest = max((each.ttl for each in commands if isinstance(each, (Acquire, Renew))), default=0)
-        if longest and (idle := self._longer(longest)) is not None:
-            self.say(Call(IDLE, (idle.encode(),)))
+    def _stay_awake(self, ttl: int) -> None:
+        """idle_session_timeout is to be longer than this lease."""
+        if ttl // 1000 + IDLE_SLACK > self._idle:
+            self._idle = ttl // 1000 + IDLE_SLACK
+            self.say(Call(IDLE, (str(self._idle).encode(),)))
 
     # --- what came back -----------------------------------------------------------------------------------------
 

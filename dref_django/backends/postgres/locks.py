@@ -102,9 +102,12 @@ class Locks:
         call = _submit(session, commands, now)
         try:
             session.wait(call, end)
+            if (replies := _replies(call)) is None:
+                call = _submit(session, commands, now, exact=True)
+                session.wait(call, end)
         except Late as late:
             raise _too_late(session, late) from late
-        return _replies(call)
+        return replies or _replies(call) or []
 
     async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         end = time.monotonic() + timeout
@@ -120,9 +123,12 @@ class Locks:
         call = _submit(session, commands, now)
         try:
             await session.await_(call, end)
+            if (replies := _replies(call)) is None:
+                call = _submit(session, commands, now, exact=True)
+                await session.await_(call, end)
         except Late as late:
             raise _too_late(session, late) from late
-        return _replies(call)
+        return replies or _replies(call) or []
 
     # --- the connection -----------------------------------------------------------------------------------------
 
@@ -201,16 +207,17 @@ class Locks:
             session.abandon()
 
 
-def _submit(session: LockSession, commands: Sequence[Command], now: int | None) -> Call:
+def _submit(session: LockSession, commands: Sequence[Command], now: int | None, *, exact: bool = False) -> Call:
     try:
-        return session.submit(lambda: session.call(commands, now))
+        return session.submit(lambda: session.call(commands, now, exact=exact))
     except Broken as broken:
         raise NotSent(str(broken)) from broken
 
 
-def _replies(call: Call) -> list[Reply]:
+def _replies(call: Call) -> list[Reply] | None:
+    """None: it takes an exact statement."""
     try:
-        replies: list[Reply] = call.result()
+        replies: list[Reply] | None = call.result()
     except Broken as broken:
         raise ReplyLost(str(broken)) from broken
     return replies

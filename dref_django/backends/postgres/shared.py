@@ -49,7 +49,8 @@ _OK: Final = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
 class Call:
-    """One statement under way. `settle` hears of its result, under the mutex, and returns whom to wake then."""
+    """One statement under way. `settle` hears of its result, under the mutex, and returns whom to wake then. `refused`
+    hears of an error instead, and says whether it is none."""
 
     __slots__ = (
         "bad", "done", "error", "future", "gate", "good", "loop", "params", "prepares", "refused", "sent", "settle",
@@ -61,7 +62,7 @@ class Call:
         statement: Statement,
         params: Sequence[Bound],
         settle: Callable[[Call, PGresult], Sequence[Wake]] = lambda call, result: (),
-        refused: Callable[[Refused], None] = lambda refused: None,
+        refused: Callable[[Refused], bool] = lambda refused: False,
     ) -> None:
         self.statement = statement
         self.params = params
@@ -303,8 +304,8 @@ class SharedSession:
             else:
                 if call.prepares:
                     self._prepared.discard(call.statement.name)
-                call.error = refused = _refusal(call.bad)
-                call.refused(refused)
+                refused = _refusal(call.bad)
+                call.error = None if call.refused(refused) else refused
         except Exception as error:
             call.error = error
         call.finish()

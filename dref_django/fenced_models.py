@@ -136,7 +136,7 @@ class FencedModel(models.Model):
                     "hold what it updates or deletes.",
                     hint="Make it with models.Manager.from_queryset(FencedQuerySet), or derive it from FencedManager.",
                     obj=cls,
-                    id="dref.E040",
+                    id="dref.E050",
                 )
             )
         return found

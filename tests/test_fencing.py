@@ -270,7 +270,7 @@ class TestChecks:
 
         (found,) = Unfenced.check()
         assert isinstance(found, checks.Error)
-        assert found.id == "dref.E040"
+        assert found.id == "dref.E050"
 
     @isolate_apps("tests.app")
     def test_a_manager_made_of_the_fenced_query_set_is_none(self) -> None:

@@ -49,21 +49,13 @@ class Tap:
         self._fanout = fanout
         self.name, self.prefix = name, prefix
         self.audiences = 0
-        self.closed = False
 
     def open(self, hub: Hub) -> None:
-        added = hub.add(self, name=self.name, prefix=self.prefix)
-        added.add_done_callback(partial(self._added, hub))
+        hub.add(self, name=self.name, prefix=self.prefix).add_done_callback(self._opened)
 
-    def _added(self, hub: Hub, future: concurrent.futures.Future[None]) -> None:
-        if self.closed:
-            hub.remove(self)  # closed while it was being added, it may be on the hub's lists only now
-        elif not future.cancelled() and (error := future.exception()) is not None:
+    def _opened(self, future: concurrent.futures.Future[None]) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
             logger.error("dref: %r cannot be watched for pages", self.name or self.prefix + "*", exc_info=error)
-
-    def close(self, hub: Hub) -> None:
-        self.closed = True
-        hub.remove(self)
 
     def push(self, raw: Raw) -> None:
         self._fanout.push(raw)
@@ -160,7 +152,7 @@ class Fanout:
                 del self._audiences[loop]
             tap = self._leave(name, prefix)
         if tap is not None:
-            tap.close(self._hub)
+            self._hub.remove(tap)
 
     def _under(self, name: str | None, prefix: str) -> list[Entry]:
         if name is not None:
@@ -246,7 +238,7 @@ class Fanout:
             gone += [self._leave(None, prefix) for prefix in audience.prefixes]
         for tap in gone:
             if tap is not None:
-                tap.close(self._hub)
+                self._hub.remove(tap)
 
 
 class _Encoder:

@@ -226,7 +226,22 @@ def test_many_names_are_asked_for_in_messages_that_the_server_takes(module: Modu
     assert sum(len(message["resume"]) for message in messages) == len(names)
 
 
-VALUES = [None, "", True, False, 0, -1, 1234567, 3.0, 1.5, 1234.5, "text", "12345678901234567890", [1, {"a": None}], {}]
+VALUES: list[Any] = [
+    None,
+    "",
+    True,
+    False,
+    0,
+    -1,
+    1234567,
+    3.0,
+    1.5,
+    1234.5,
+    "text",
+    "12345678901234567890",
+    [1, {"a": None}],
+    {},
+]
 OPTIONS = [{}, {"format": "number"}, {"on": "open", "off": "closed", "empty": "none"}]
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from dref_django.live import limits, policy
 from tests.live.client import OnlyTest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_defaults_are_the_constants(settings: Any) -> None:
@@ -77,4 +80,10 @@ def test_missing_channels_is_said_in_one_sentence() -> None:
         "else:\n"
         "    raise SystemExit('imported')\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, check=True)
+
+
+def test_migrations_match_the_models() -> None:
+    command = [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -171,3 +171,19 @@ async def test_next_back_end_is_watched_anew() -> None:
                 await client.expect("hello")
                 await client.watch("test.a")
                 assert await client.value("test.a") == number
+
+
+async def test_back_end_that_comes_back_into_use_is_watched_anew() -> None:
+    counter = Counter("test.a")
+    async with Client() as before:
+        await before.expect("hello")
+        await before.watch("test.a")
+        await before.expect("snapshot")
+        with isolate():
+            await before.expect("error", code="restarting")
+    async with Client() as after:
+        await after.expect("hello")
+        await after.watch("test.a")
+        await after.expect("snapshot")
+        await counter.aincrement()
+        await after.expect("snapshot", text="1")

@@ -134,21 +134,22 @@ async def test_prefix_shows_what_is_there_what_comes_and_what_goes() -> None:
 
 
 async def test_name_watched_twice_over_is_sent_once() -> None:
-    both, end = Counter("test.open.both"), Counter("test.open.end")
+    both = DRef[str]("test.open.both")
+    await both.aset("x" * 100)
     async with Client() as client:
         await client.expect("hello")
-        await client.say("watch", names=["test.open.both"], prefixes=["test.open."])
+        await client.watch("test.open.both")
+        await client.expect("snapshot")
+        await client.say("watch", prefixes=["test.open."])
         await client.expect("watching")
-        await client.expect("snapshot", name="test.open.both", deleted=True)
-        for number in range(1, 4):
-            await both.aset(number)
-            await client.expect("snapshot", name="test.open.both", text=str(number))
+        for end in "abc":
+            await both.aset("x" * 100 + end)
+            await client.expect("splice", insert=end)
+        # One of the two ends: the other goes on where it was.
         await client.say("unwatch", names=["test.open.both"])
         await client.expect("unwatched")
-        await both.aset(4)
-        await client.expect("snapshot", name="test.open.both", text="4")
-        await end.aset(0)
-        await client.expect("snapshot", name="test.open.end")
+        await both.aset("x" * 100 + "d")
+        await client.expect("splice")
 
 
 async def test_resume_at_the_current_version_sends_no_value() -> None:

@@ -122,7 +122,11 @@ function connect() {
   const opened = new WebSocket(address, SUBPROTOCOL);
   socket = opened;
   silence = PATIENCE;
-  opened.onmessage = (event) => opened === socket && receive(event.data);
+  opened.onmessage = (event) => {
+    if (opened !== socket) return;
+    receive(JSON.parse(event.data));
+    listen();
+  };
   opened.onclose = (event) => opened === socket && lost(event.code);
   listen();
 }
@@ -149,9 +153,7 @@ function lost(code) {
   retry = setTimeout(connect, step * 1000 * (1 - Math.random() / 2));
 }
 
-function receive(data) {
-  listen();
-  const message = JSON.parse(data);
+function receive(message) {
   const item = items.get(message.name);
   switch (message.type) {
     case "hello":

@@ -7,6 +7,7 @@ import concurrent.futures
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -267,7 +268,9 @@ class TestObserving:
             assert _name(next(seen)) == "a"
             assert term.let_go() is not None  # neither renewed nor released from now on
             any_backend.close()  # where a session holds it, that ends
+            began = time.monotonic()
             assert next(seen) is None
+            assert time.monotonic() - began < PATIENCE / 2
 
 
 LEADER = """

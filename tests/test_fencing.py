@@ -177,6 +177,22 @@ class TestFence:
         with fence(NOW), pytest.raises(IntegrityError):
             late.save(using=orders.db)
 
+    def test_a_row_of_a_newer_holder_that_joins_the_set_meanwhile_is_left_alone(
+        self, orders: models.QuerySet[Order]
+    ) -> None:
+        """It comes between the claim and the change."""
+
+        def joined_first(execute: Callable[..., Any], statement: str, *rest: Any) -> Any:
+            result = execute(statement, *rest)
+            if statement.startswith("SELECT"):
+                with connections[orders.db].cursor() as cursor:
+                    cursor.cursor.execute("INSERT INTO app_order VALUES (1000, 30, 'd', 'newer')")
+            return result
+
+        with fence(NOW), connections[orders.db].execute_wrapper(joined_first):
+            assert orders.update(state="done") == 3
+        assert contents(orders)[3] == ("d", "newer", NEWER)
+
     @COMMITTED
     async def test_follows_into_async_orm_calls_and_threads_of_sync_to_async(self) -> None:
         with fence(NOW):

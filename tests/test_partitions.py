@@ -28,7 +28,7 @@ class Member:
 
     def __init__(self, count: int, **options: Any) -> None:
         self.terms: dict[int, Held] = {}
-        self.parts = Partitions("orders", count, ttl=2, on_gained=self.gained, on_lost=self.lost, **options)
+        self.parts = Partitions("orders", count, on_gained=self.gained, on_lost=self.lost, **options)
 
     def gained(self, partition: int, term: Held) -> None:
         term.check()
@@ -56,8 +56,8 @@ def members(any_backend: Backend, peer: str) -> Iterator[Callable[..., Member]]:
     turns = ["default", peer]
     with ExitStack() as stack:
 
-        def make(count: int = 8) -> Member:
-            member = Member(count, using=turns[0])
+        def make(count: int = 8, *, ttl: float = 60) -> Member:
+            member = Member(count, ttl=ttl, using=turns[0])
             turns.reverse()
             stack.enter_context(member.parts)
             return member
@@ -122,7 +122,7 @@ class TestShares:
 
 class TestLoss:
     def test_a_partition_that_is_broken_is_told_and_owned_again(self, members: Callable[..., Member]) -> None:
-        member = members(2)
+        member = members(2, ttl=1)
         settle(member, count=2)
         term = member.parts.term(1)
         assert break_lock(term.lease.partition(":")[2], kind="partitions")
@@ -133,7 +133,7 @@ class TestLoss:
     def test_a_membership_that_is_broken_is_taken_up_again(
         self, any_backend: Backend, members: Callable[..., Member]
     ) -> None:
-        two = [members(), members()]
+        two = [members(ttl=1), members(ttl=1)]
         settle(*two)
         (page,) = any_backend.execute([ScanLeases("partitions:orders\x1fm:")])
         for row in page.page:
@@ -143,8 +143,10 @@ class TestLoss:
 
     def test_a_partition_is_given_back_only_when_its_worker_has_stopped(self, any_backend: Backend, peer: str) -> None:
         stopping, stop = threading.Event(), threading.Event()
+        proven: list[bool] = []
 
         def lost(partition: int) -> None:
+            proven.append(term.remaining() > 0)
             stopping.set()
             assert stop.wait(PATIENCE)
 
@@ -152,6 +154,7 @@ class TestLoss:
         second = Partitions("orders", 1, using=peer)
         first.start()
         wait_until(lambda: bool(first.owned), "the first to own it", PATIENCE)
+        term = first.term(0)
         second.start()
         leaving = threading.Thread(target=first.stop)
         leaving.start()
@@ -160,6 +163,7 @@ class TestLoss:
         assert not second.owned
         stop.set()
         leaving.join(PATIENCE)
+        assert proven == [True]
         wait_until(lambda: bool(second.owned), "the second to own it", PATIENCE)
         second.stop()
 
@@ -211,7 +215,7 @@ def share(member: Member, child: Child) -> None:
 class TestProcesses:
     def test_what_a_killed_member_had_goes_to_the_others(self, served_backend: Backend) -> None:
         Member.active, Member.clashes = {}, []
-        member = Member(8)
+        member = Member(8, ttl=2)
         with Child(MEMBER, served_backend) as child, member.parts:
             share(member, child)
             child.kill()
@@ -221,7 +225,7 @@ class TestProcesses:
         self, served_backend: Backend
     ) -> None:
         Member.active, Member.clashes = {}, []
-        member = Member(8)
+        member = Member(8, ttl=2)
         with Child(MEMBER, served_backend) as child, member.parts:
             share(member, child)
             child.freeze()

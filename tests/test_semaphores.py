@@ -15,7 +15,7 @@ from dref_django import LockLost, LockTimeout, ReadWriteLock, Semaphore
 from dref_django.backends import Backend
 from dref_django.inspection import break_lock, lock_info, locks
 from dref_django.locks import Lock
-from dref_django.protocol import Inspect, ScanLeases
+from dref_django.protocol import Acquire, Inspect, ScanLeases
 from tests.children import PATIENCE, Child
 from tests.processes import wait_until
 
@@ -133,6 +133,16 @@ class TestSemaphore:
         for one in (first, held[1]):
             pool.release(one)
         nothing_is_left(any_backend)
+
+    def test_a_free_permit_is_not_taken_past_the_head_of_the_queue_but_by_who_will_not_wait(
+        self, any_backend: Backend
+    ) -> None:
+        """As in the moment between becoming the head and asking for the permits."""
+        pool = Semaphore("pool", 2)
+        any_backend.execute([Acquire("semaphore:pool", "the-head", 30_000_000)])
+        with pytest.raises(LockTimeout):
+            pool.acquire(timeout=0.05)
+        pool.release(pool.acquire(timeout=0))
 
     def test_a_wait_that_times_out_leaves_no_place_behind(self, any_backend: Backend, in_thread: InThread) -> None:
         pool = Semaphore("pool", 2)

@@ -34,6 +34,7 @@ class Pool:
     def put(self, holder: Holder) -> None:
         if holder.is_alive():
             holder.thaw()
+            holder.settle({"BACKEND": "memory"})  # it connects to nothing of the test any more
             self._idle.append(holder)
         else:
             holder.close()
@@ -91,7 +92,8 @@ def site(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Site]:
 
 
 @pytest.fixture
-def redis_site(redis_server: HasUrl, redis_pool: Pool, settings: Settings) -> Iterator[Site]:
+def redis_site(redis_server: HasUrl, redis_proxy: TcpProxy, redis_pool: Pool, settings: Settings) -> Iterator[Site]:
+    """`redis_proxy` closes after the processes have left it."""
     settings.DREF_BACKEND = setting = _setting("redis", {"URL": redis_server.url})
     with ExitStack() as stack:
         yield Site(stack, setting, redis_pool)

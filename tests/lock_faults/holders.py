@@ -39,7 +39,7 @@ class Holder:
                 self._events.append(json.loads(line))
                 self._mutex.notify_all()
 
-    def settle(self, setting: dict[str, Any], clock_step: float) -> None:
+    def settle(self, setting: dict[str, Any], clock_step: float = 0) -> None:
         """The next test begins: in a namespace of its own, and events of the last one are not its."""
         self._tests += 1
         self.tell("settle", "", setting=setting, clock_step=clock_step)

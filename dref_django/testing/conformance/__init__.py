@@ -21,14 +21,14 @@ back end declares (`ordered_notices`, `fifo_waiters`) is what it is held to. Thi
 from __future__ import annotations
 
 from .batches import BatchContract, OpIdContract
-from .contract import Client, Contract
+from .contract import NOW, Client, Contract
 from .entries import EntryContract
 from .feeds import FeedContract, LoopContract, WakeContract
 from .leases import LeaseContract
 from .listener import Listener
 from .scans import NameContract, ScanContract
 
-__all__ = ["BackendConformance", "Client", "Contract", "Listener"]
+__all__ = ["NOW", "BackendConformance", "Client", "Contract", "Listener"]
 
 
 class BackendConformance(

@@ -79,8 +79,21 @@ class Listener:
         self._wait(complete, f"version {version} of {name!r} after {base}")
         return [notice for notice in self.of(name) if (base or 0) < notice.version <= version]
 
-    def wait_for_wake(self, wake: Wake) -> None:
-        self._wait(lambda: wake in self.wakes, repr(wake))
+    def wait_for_versions(self, name: str, versions: Collection[int]) -> list[Notice]:
+        """Everything of a name, once the notices of all these versions have come."""
+        self._wait(
+            lambda: {notice.version for notice in self.of(name)} >= set(versions), f"versions {versions} of {name!r}"
+        )
+        return self.of(name)
+
+    def wait_for_wake(self, wake: Wake, times: int = 1) -> None:
+        self._wait(lambda: self.wakes.count(wake) >= times, repr(wake))
+
+    def forget(self) -> None:
+        """Everything so far."""
+        with self._condition:
+            self.notices.clear()
+            self.wakes.clear()
 
     def of(self, name: str) -> list[Notice]:
         notices = [notice for notice in self.notices if notice.name == name]

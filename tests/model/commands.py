@@ -1,0 +1,99 @@
+"""Random commands that often meet the state they are about."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from dref_django.protocol import (
+    GRAVE,
+    INT_MAX,
+    INT_MIN,
+    KEEP,
+    RESERVATION,
+    Acquire,
+    Add,
+    Break,
+    Check,
+    Command,
+    Delete,
+    Expire,
+    Find,
+    Inspect,
+    Read,
+    Release,
+    Renew,
+    Splice,
+    Write,
+    check_batch,
+)
+
+GROUP = "gruppe\x1f"
+# One group, so that any of them may stand in one batch on a cluster, too; few, so that commands meet.
+NAMES = tuple(GROUP + name for name in ("a", "b{}", "b%7B", "ünïcode/☃ *?[x]"))
+OWNERS = ("node/1", "node/2", "other/1")
+STEPS = (0, 1, 1000, RESERVATION, GRAVE // 2, GRAVE - 1, GRAVE, GRAVE + 1, 3 * GRAVE)
+
+names = st.sampled_from(NAMES)
+owners = st.sampled_from(OWNERS)
+ttls = st.sampled_from((None, None, KEEP, 1, 1500, RESERVATION, GRAVE))
+numbers = st.sampled_from((0, 1, -1, 7, 2**53 + 1, INT_MAX, INT_MIN))
+data = st.one_of(st.binary(max_size=12), st.sampled_from((b"0123456789", b"x" * 300)), numbers)
+splices = st.builds(
+    lambda start, length, replacement: Splice(start, start + length, replacement),
+    st.integers(0, 12),
+    st.integers(0, 6),
+    st.binary(max_size=12),
+)
+ops = st.one_of(st.just(b""), st.integers(0, 12).map(lambda number: number.to_bytes(8, "big")))
+
+
+# Which version or token: -1 is the newest seen so far, -2 the one before ...; `resolved` puts in the number.
+seen = st.sampled_from((0, -1, -1, -2, -3, -4))
+expected = st.one_of(st.none(), seen)
+
+entry_commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(Write, names, data, expected, ttls, ops),
+    st.builds(Write, names, splices, seen, ttls, ops),
+    st.builds(Add, names, numbers, st.sampled_from((0, 0, 5, INT_MIN)), ops),
+    st.builds(Delete, names, expected, ops),
+    st.builds(Expire, names, st.sampled_from((None, 1, 1500, GRAVE)), ops),
+    st.builds(Read, names, expected),
+    st.builds(Check, names, seen),
+    st.builds(Find, names, ops.filter(bool)),
+)
+_times = st.sampled_from((1000, RESERVATION, GRAVE))
+_waits = st.sampled_from((0, 1, 1000, RESERVATION, GRAVE))
+lease_commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(Acquire, names, owners, _times, _waits, st.sampled_from(("", '{"é": 1}'))),
+    st.builds(Acquire, names, owners, _times, _waits),
+    st.builds(Renew, names, owners, seen, _times),
+    st.builds(Release, names, owners, seen, st.sampled_from((0, 0, 1000))),
+    st.builds(Break, names, seen),
+    st.builds(Inspect, names),
+)
+
+
+def resolved(command: Command, versions: list[int], tokens: list[int]) -> dict[str, int]:
+    """The fields of the command that stand for a version or a token, with the number that they stand for."""
+    found: dict[str, int] = {}
+    for field, numbers_seen in (("expect", versions), ("known", versions), ("token", tokens)):
+        place = getattr(command, field, None)
+        if place is not None and place < 0:
+            found[field] = numbers_seen[place] if len(numbers_seen) >= -place else 0
+    return found
+
+
+def may_stand_together(commands: list[Command]) -> bool:
+    try:
+        check_batch(commands)
+    except ValueError:
+        return False
+    return True
+
+
+batches: st.SearchStrategy[list[Command]] = st.one_of(
+    entry_commands.map(lambda command: [command]),
+    lease_commands.map(lambda command: [command]),
+    st.lists(entry_commands, min_size=2, max_size=4).filter(may_stand_together),
+    st.lists(lease_commands, min_size=2, max_size=3),
+)

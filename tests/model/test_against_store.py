@@ -1,0 +1,157 @@
+"""Every back end against the store: with `now` given, replies and notices are the store's, number for number.
+
+Hypothesis draws commands, batches and steps of time, and shrinks what fails to the shortest story. The stories are the
+same at every run; `DREF_MODEL_EXAMPLES=2000` tells as many, other ones each time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from dref_django.backends import Backend
+from dref_django.deltas import apply_splice
+from dref_django.protocol import Command, Data, Notice, Patch, Reply, Scan, ScanLeases, Wake, Write
+from dref_django.store import Event, Store
+from dref_django.testing.conformance import NOW, Client, Listener
+from tests.kinds import make
+
+from .commands import GROUP, STEPS, batches, data, resolved
+
+EXAMPLES = 80
+LENGTH = 30
+MORE = int(os.environ.get("DREF_MODEL_EXAMPLES", "0"))
+
+
+class Lab:
+    """A back end, all that it tells, and marks that keep the names of one story apart from those of the next."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.client = Client(backend, None)
+        self.listener = Listener(backend)
+        self.listener.wait_until_up()
+        self.listener.subscribe(prefixes=[""])
+        self.marks = itertools.count(1)
+
+    def close(self) -> None:
+        self.listener.close()
+        self.backend.close()
+
+
+class Story(RuleBasedStateMachine):
+    lab: ClassVar[Lab]
+
+    @initialize()
+    def begin(self) -> None:
+        self.mark = f"{next(self.lab.marks)}."
+        self.node = f"{self.lab.backend.node_id()}/"
+        self.store = Store()
+        self.now = NOW
+        self.versions: list[int] = []
+        self.tokens: list[int] = []
+        self.told: list[Event] = []
+
+    @rule(step=st.sampled_from(STEPS), batch=batches)
+    def apply(self, step: int, batch: list[Command]) -> None:
+        self.now += step
+        commands = [self.own(command) for command in batch]
+        expected, events = self.store.apply(commands, self.now)
+        self.told += events
+        assert self.lab.backend.execute(commands, now=self.now) == expected
+        self.versions += [reply.version for reply in expected if reply.version]
+        self.tokens += [reply.token for reply in expected if reply.token]
+
+    @rule(prefix=st.sampled_from(("", GROUP, GROUP + "b", GROUP + "ü", "z")), limit=st.sampled_from((1, 2, 100)))
+    def scan(self, prefix: str, limit: int) -> None:
+        client, own = self.lab.client, self.mark + prefix
+        assert client.scan(own, limit=limit, values=True, now=self.now) == self._scanned(Scan(own, values=True))
+        assert client.scan_leases(own, limit=limit, now=self.now) == self._scanned(ScanLeases(own))
+
+    def _scanned(self, command: Command) -> list[Any]:
+        (reply,), _ = self.store.apply([command], self.now)
+        return list(reply.page)
+
+    def own(self, command: Command) -> Command:
+        """The command on the names of this story, for owners whose wakes come to this process."""
+        assert not isinstance(command, Scan | ScanLeases)
+        changes: dict[str, Any] = {"name": self.mark + command.name, **resolved(command, self.versions, self.tokens)}
+        if owner := getattr(command, "owner", ""):
+            changes["owner"] = self.node + owner.replace("/", "-")
+        return replace(command, **changes)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "told"):
+            return
+        listener = self.lab.listener
+        notices = [event for event in self.told if isinstance(event, Notice)]
+        for name in {notice.name for notice in notices}:
+            expected = [notice for notice in notices if notice.name == name]
+            heard = listener.wait_for_versions(name, {notice.version for notice in expected})
+            assert list(meanings(heard)) == list(meanings(expected))
+        wakes = [event for event in self.told if isinstance(event, Wake)]
+        for wake in wakes:
+            listener.wait_for_wake(wake, wakes.count(wake))
+        assert sorted(listener.wakes) == sorted(wakes)
+        listener.forget()
+
+
+def meanings(notices: Sequence[Notice]) -> Iterator[tuple[int, int, int | None, Data | None]]:
+    """What each notice says: how the value travels is the back end's choice."""
+    value: Data | None = None
+    for notice in notices:
+        match notice.patch:
+            case Patch.FULL:
+                value = notice.data
+            case Patch.GONE:
+                value = None
+            case Patch.SPLICE:
+                assert isinstance(value, bytes)
+                assert notice.splice is not None
+                value = apply_splice(value, notice.splice)
+            case Patch.HINT:
+                pytest.fail(f"values this small travel along: {notice}")
+        yield notice.base, notice.version, notice.left, value
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    lab = Lab(make(request.param, request))
+    yield lab
+    lab.close()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("lab", ["redis", "postgres"], indirect=True)
+def test_back_end_does_what_the_store_does(lab: Lab) -> None:
+    machine = type("BackendStory", (Story,), {"lab": lab})
+    run_state_machine_as_test(
+        machine,
+        settings=hypothesis.settings(
+            max_examples=MORE or EXAMPLES,
+            stateful_step_count=LENGTH,
+            derandomize=not MORE,
+            database=None,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@hypothesis.given(old=data, new=data)
+def test_two_writes_at_one_moment_have_two_versions(old: Data, new: Data) -> None:
+    store = Store()
+    replies: list[Reply] = []
+    for value in (old, new):
+        replies += store.apply([Write("n", value)], 7)[0]
+    assert [reply.version for reply in replies] == [7, 8]

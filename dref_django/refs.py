@@ -20,7 +20,7 @@ from . import backends, conf, naming
 from .backends.base import Backend
 from .codecs import Schema, get_codec, type_of_default
 from .deltas import make_splice
-from .exceptions import Conflict, CounterOverflow, InvalidValue, NotFound, WrongKind
+from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, NotFound, WrongKind
 from .flows import Await, Call, Flow, adrive, drive
 from .hub import Cell, FeedStatus, Hub, Near
 from .leasing import Grant, Held, give, hold, take
@@ -388,6 +388,11 @@ class DRef(Generic[T]):
         reply: Reply = yield Write(self.name, data if splice is None else splice, expect, ttl, _op_id())
         if reply.status is Status.APPLIED:
             self._note(reply.version, data, reply.left)
+        elif old is not None and _expected(reply) == expect:
+            raise DRefError(
+                f"{self.name!r}: version {reply.version} is refused and yet said to be the current one, so the stored "
+                "entry is damaged. Nothing was written; set() or delete() it."
+            )
         return reply
 
     def _compare_and_set(self, old: T, new: T) -> Flow[bool]:

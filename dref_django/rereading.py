@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from .backends.base import Backend
 from .cells import Cell, Doubt
-from .exceptions import DRefError
+from .exceptions import DRefError, Unavailable
 from .mirror import Mirror
 from .protocol import Read, Reply, Row, Scan
 
@@ -107,10 +107,21 @@ class Rereader:
         reads = [Read(cell.name, cell.version if cell.known and not batch[cell.name].fresh else None) for cell in cells]
         if not reads:
             return
-        replies = await self._backend.aexecute(reads)
-        for cell, reply in zip(cells, replies, strict=True):
-            if self.mirror.cells.get(cell.name) is cell:
+        for cell, reply in zip(cells, await self._read(reads), strict=True):
+            if reply is not None and self.mirror.cells.get(cell.name) is cell:
                 self._believe(cell, reply, batch[cell.name])
+
+    async def _read(self, reads: list[Read]) -> Sequence[Reply | None]:
+        """None for what is damaged: it must not keep the others from being read. The next heartbeat tries again."""
+        try:
+            return await self._backend.aexecute(reads)
+        except Unavailable:
+            raise
+        except DRefError as error:
+            if len(reads) > 1:
+                return [reply for read in reads for reply in await self._read([read])]
+            logger.warning("dref: a watched value cannot be read: %s", error)
+            return [None]
 
     def _believe(self, cell: Cell, reply: Reply, doubt: Doubt) -> None:
         """What a read of the truth says about a cell."""

@@ -379,8 +379,14 @@ def start(alias: str | None = None) -> None:
     with _mutex:
         _unbound, _active = False, True
         waiting = [sub for sub in _registered if alias is None or sub._alias == alias]
+    errors: list[Exception] = []
     for subscription in waiting:
-        subscription.bind()
+        try:
+            subscription.bind()
+        except Exception as error:  # one wrong alias must not keep the others from listening
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def start_registered(**_: object) -> None:

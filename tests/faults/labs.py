@@ -69,12 +69,17 @@ class Lab(ABC):
         """The same while it runs: inside the block it can be talked to, at the end of the block it must end well."""
         return program(source, self._environment(proxied, settings))
 
-    @contextmanager
-    def here(self, *, proxied: bool = True, **settings: Any) -> Iterator[str]:
+    def here(self, *, proxied: bool = True, **settings: Any) -> AbstractContextManager[str]:
         """A back end in this process; yields the alias for `using=`."""
+        return self.here_at((self.proxy if proxied else self.server).port, **settings)
+
+    @contextmanager
+    def here_at(self, port: int, **settings: Any) -> Iterator[str]:
+        """The same on another port of this host."""
+        url = self.url.replace(f":{self.server.port}/", f":{port}/")
         alias = f"faults-{secrets.token_hex(4)}"
-        values = {key.lower(): value for key, value in self._settings(proxied, settings).items() if key in NAMES}
-        with self._reachable_here(proxied) as options:
+        values = {key.lower(): value for key, value in self._settings(url, settings).items() if key in NAMES}
+        with self._reachable_here(url) as options:
             params = Params(alias=alias, **{**values, "options": {**values["options"], **options}})
             backend = backends.make_backend(conf.Configuration(conf.SHORT_NAMES[self.kind], params))
             backends.install(alias, backend)
@@ -84,10 +89,10 @@ class Lab(ABC):
                 backends.install(alias, None)
                 backend.close()
 
-    def _settings(self, proxied: bool, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _settings(self, url: str, given: Mapping[str, Any]) -> dict[str, Any]:
         own = {"BACKEND": self.kind, "KEY_PREFIX": self.prefix, "TIMEOUT": TIMEOUT, "HEARTBEAT": HEARTBEAT}
         upper = {key.upper(): value for key, value in given.items()}
-        options = {**self._options(self.proxied_url if proxied else self.url), **upper.pop("OPTIONS", {})}
+        options = {**self._options(url), **upper.pop("OPTIONS", {})}
         return {**own, **upper, "OPTIONS": options}
 
     def _environment(self, proxied: bool, given: Mapping[str, Any]) -> dict[str, str]:
@@ -95,7 +100,7 @@ class Lab(ABC):
         return {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.faults.settings",
-            "DREF_FAULT_BACKEND": json.dumps(self._settings(proxied, given)),
+            "DREF_FAULT_BACKEND": json.dumps(self._settings(url, given)),
             f"DREF_TEST_{self.kind.upper()}_URL": url,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONUNBUFFERED": "1",
@@ -105,7 +110,7 @@ class Lab(ABC):
     def _options(self, url: str) -> dict[str, Any]: ...
 
     @contextmanager
-    def _reachable_here(self, proxied: bool) -> Iterator[dict[str, Any]]:
+    def _reachable_here(self, url: str) -> Iterator[dict[str, Any]]:
         """Further OPTIONS with which a back end in this process finds the server."""
         yield {}
 
@@ -255,10 +260,10 @@ class PostgresLab(Lab):
         return {"DATABASE_ALIAS": "pg"}
 
     @contextmanager
-    def _reachable_here(self, proxied: bool) -> Iterator[dict[str, Any]]:
+    def _reachable_here(self, url: str) -> Iterator[dict[str, Any]]:
         alias = f"faults-{secrets.token_hex(4)}"
         known = connections.settings
-        known[alias] = {**known["pg"], **postgres_alias(self.proxied_url if proxied else self.url)}
+        known[alias] = {**known["pg"], **postgres_alias(url)}
         try:
             yield {"DATABASE_ALIAS": alias}
         finally:

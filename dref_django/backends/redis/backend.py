@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LEAST_TIMEOUT = 0.001
-NONSENSE = (DRefError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, StopIteration)
+NONSENSE = (DRefError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, StopIteration)
 """What comes of reading an answer that no script of ours gave, or that shows damaged fields."""
 LEFT_TO_THE_PARENT: list[object] = []
 """What a forked child inherited and must not close: an asyncio transport would do so when it is collected."""

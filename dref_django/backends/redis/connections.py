@@ -247,8 +247,8 @@ def _has_ended(connection: AsyncConnection) -> bool:
 def _is_dead(connection: AsyncConnection) -> bool:
     """As `Wire.is_dead`. A loop that did not run meanwhile has not heard that the server hung up, so ask the socket."""
     reader = connection._reader
-    if not connection.is_connected or reader is None or reader.at_eof():
-        return True
+    if not connection.is_connected or reader is None or reader.at_eof() or reader._buffer:
+        return True  # what is left over would be taken for the next reply
     poll = select.poll()
     poll.register(connection._writer.get_extra_info("socket"), select.POLLIN)
     return bool(poll.poll(0))

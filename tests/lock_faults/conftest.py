@@ -52,12 +52,12 @@ class Site:
         self._pool = pool
         self.setting = setting
 
-    def holder(self, *, clock_step: float = 0, **options: Any) -> Holder:
+    def holder(self, **options: Any) -> Holder:
         """Another process. `options` override those of the back end."""
         holder = self._pool.take()
         self._stack.callback(self._pool.put, holder)
         setting = {**self.setting, "OPTIONS": {**self.setting["OPTIONS"], **options}}
-        holder.settle(setting, clock_step)
+        holder.settle(setting)
         return holder
 
 

@@ -39,10 +39,10 @@ class Holder:
                 self._events.append(json.loads(line))
                 self._mutex.notify_all()
 
-    def settle(self, setting: dict[str, Any], clock_step: float = 0) -> None:
+    def settle(self, setting: dict[str, Any]) -> None:
         """The next test begins: in a namespace of its own, and events of the last one are not its."""
         self._tests += 1
-        self.tell("settle", "", setting=setting, clock_step=clock_step)
+        self.tell("settle", "", setting=setting)
         self.expect("settled")
 
     def tell(self, do: str, key: str, **arguments: Any) -> None:

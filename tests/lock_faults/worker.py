@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# The wall clock of this host may step: nothing must depend on it.
+# The wall clock of this host may step.
 _step = [0.0]
 _time, _time_ns = time.time, time.time_ns
 time.time = lambda: _time() + _step[0]
@@ -86,9 +86,15 @@ def rounds(key: str, name: str, count: int, ttl: float) -> None:
     say("done", key)
 
 
-def settle(key: str, setting: dict[str, Any], clock_step: float) -> None:
+def step(key: str, seconds: float) -> None:
+    """The wall clock of this host steps."""
+    _step[0] += seconds
+    say("stepped", key)
+
+
+def settle(key: str, setting: dict[str, Any]) -> None:
     """From now on locks live there; what was held before is lost."""
-    _step[0] = clock_step
+    _step[0] = 0
     settings.DREF_BACKEND = setting
     setting_changed.send(sender=None, setting="DREF_BACKEND", value=setting, enter=True)
     _helds.clear()
@@ -113,6 +119,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rounds": rounds,
     "race": race,
     "settle": settle,
+    "step": step,
 }
 
 

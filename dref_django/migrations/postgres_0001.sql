@@ -42,8 +42,7 @@ CREATE TABLE dref_lease (
     meta text NOT NULL DEFAULT '',
     waiters text[] NOT NULL DEFAULT '{}',      -- the queue, first come first
     expiries bigint[] NOT NULL DEFAULT '{}',   -- until when each of them waits
-    session bigint NOT NULL DEFAULT 0,   -- the session whose advisory lock backs the holding of token `backed`
-    backed bigint NOT NULL DEFAULT 0,
+    session bigint NOT NULL DEFAULT 0,   -- the session whose advisory lock backs it while it is held; 0: none
     PRIMARY KEY (space, name)
 ) WITH (fillfactor = 50);
 
@@ -326,7 +325,7 @@ BEGIN
 
         -- A lease ends with the session that backs it. Its owner may still repeat its Acquire on another, or release.
         v_dead := false;
-        IF l.backed = l.token AND l.session <> p_session AND l.deadline > v_now AND l.owner <> ''
+        IF l.session NOT IN (0, p_session) AND l.deadline > v_now AND l.owner <> ''
                 AND NOT (l.owner = c.owner AND c.kind IN (1, 3)) THEN
             IF c.kind = 4 THEN
                 v_dead := NOT dref_key_is_held(dref_key(p_space, c.name));
@@ -349,6 +348,7 @@ BEGIN
                 l.owner := c.owner; l.meta := c.meta;
                 l.token := greatest(l.token + 1, v_now);
                 l.since := v_now; l.deadline := v_now + c.ttl;
+                l.session := 0;
                 r_left := c.ttl;
             ELSE
                 r_status := 5;
@@ -365,7 +365,7 @@ BEGIN
             END IF;
         ELSIF c.kind = 2 THEN
             IF l.owner <> c.owner OR l.token <> c.token OR l.deadline <= v_now
-                    OR l.backed = l.token AND l.session <> p_session THEN
+                    OR l.session NOT IN (0, p_session) THEN
                 r_status := 6;
                 v_wake := v_dead;
             ELSE
@@ -427,13 +427,13 @@ BEGIN
         END IF;
         r_token := l.token;
         r_backed := c.kind <= 2 AND r_status = 0 AND p_session <> 0;
-        v_backed := l.session = p_session AND l.backed = l.token;  -- by this session, already
+        v_backed := l.session = p_session;  -- already
         IF r_backed THEN
-            l.session := p_session; l.backed := l.token;
+            l.session := p_session;
         END IF;
         IF l IS DISTINCT FROM old THEN
             UPDATE dref_lease t SET owner = l.owner, token = l.token, since = l.since, deadline = l.deadline,
-                meta = l.meta, waiters = l.waiters, expiries = l.expiries, session = l.session, backed = l.backed
+                meta = l.meta, waiters = l.waiters, expiries = l.expiries, session = l.session
             WHERE t.space = p_space AND t.name = c.name;
         END IF;
         -- Last of all, when nothing can fail any more: a failure does not give an advisory lock back.
@@ -441,7 +441,7 @@ BEGIN
             -- Another name with the same key, or a session that has lost the lease and does not know: it is a lease
             -- like those of LOCKS = 'lease' then, until a renewal finds the key free.
             r_backed := false;
-            UPDATE dref_lease t SET session = 0, backed = 0 WHERE t.space = p_space AND t.name = c.name;
+            UPDATE dref_lease t SET session = 0 WHERE t.space = p_space AND t.name = c.name;
         END IF;
         RETURN NEXT;
     END LOOP;

@@ -1,13 +1,9 @@
 -- One Release by the short way: the lease is held, and nobody waits for it or who comes first is next. $1 space, $2 now,
 -- $3 name, $4 owner, $5 token, $6 keep, $7 what the owners of this process start with, $8 whether one of them is to be
 -- next or one of the others, $9 key, $10 whether it is given back. No row comes back otherwise; else token and whom to wake.
-WITH given AS (
-    UPDATE dref_lease AS l SET owner = '', meta = '', deadline = n.now + $6,
-        expiries = CASE WHEN l.waiters = '{}' THEN '{}' ELSE least(l.expiries[1], n.now + 1000000) || l.expiries[2:] END
-    FROM (SELECT dref_now($2) AS now OFFSET 0) AS n
-    WHERE l.space = $1 AND l.name = $3 AND l.owner = $4 AND l.owner <> '' AND $5 IN (0, l.token) AND l.deadline > n.now
-        AND (l.waiters = '{}' OR $6 = 0 AND l.expiries[1] > n.now
-            AND (cardinality(l.waiters) = 1 OR starts_with(l.waiters[1], $7) = $8))
-    RETURNING l.token, l.waiters[1] AS woken
-)
-SELECT g.token, g.woken, CASE WHEN $10 THEN pg_advisory_unlock($9) END FROM given AS g
+UPDATE dref_lease AS l SET owner = '', meta = '', deadline = dref_now($2) + $6,
+    expiries = CASE WHEN l.waiters = '{}' THEN '{}' ELSE least(l.expiries[1], dref_now($2) + 1000000) || l.expiries[2:] END
+WHERE l.space = $1 AND l.name = $3 AND l.owner = $4 AND l.owner <> '' AND $5 IN (0, l.token) AND l.deadline > dref_now($2)
+    AND (l.waiters = '{}' OR $6 = 0 AND l.expiries[1] > dref_now($2)
+        AND (cardinality(l.waiters) = 1 OR starts_with(l.waiters[1], $7) = $8))
+RETURNING l.token, l.waiters[1], CASE WHEN $10 THEN pg_advisory_unlock($9) END

@@ -11,7 +11,7 @@ WITH asked AS (
 ), renewed AS (
     UPDATE dref_lease AS l SET deadline = dref_now($2) + k.ttl FROM locked AS k
     WHERE l.space = $1 AND l.name = k.name AND l.owner = k.owner AND l.token = k.token
-        AND l.deadline > dref_now($2) AND (l.backed <> l.token OR l.session = $3)
+        AND l.deadline > dref_now($2) AND l.session IN (0, $3)
     RETURNING k.place
 )
 SELECT r.place IS NOT NULL, coalesce(l.token, 0)

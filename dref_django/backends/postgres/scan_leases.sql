@@ -13,7 +13,7 @@ SELECT p.name, CASE WHEN p.deadline > n.now THEN p.owner ELSE '' END, p.token, p
 FROM (SELECT dref_now($6) AS now OFFSET 0) AS n
 CROSS JOIN (
     SELECT e.name, e.owner, e.token, e.since, e.meta, e.waiters, e.expiries,
-        CASE WHEN e.owner <> '' AND e.backed = e.token AND dref_key($1, e.name) NOT IN (SELECT key FROM held)
+        CASE WHEN e.owner <> '' AND e.session <> 0 AND dref_key($1, e.name) NOT IN (SELECT key FROM held)
             THEN 0 ELSE e.deadline END AS deadline
     FROM dref_lease AS e
     WHERE e.space = $1 AND e.name > $4 AND e.name >= $2 AND ($3 IS NULL OR e.name < $3)

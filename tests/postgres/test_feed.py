@@ -7,7 +7,7 @@ import threading
 import psycopg
 import pytest
 
-from dref_django.backends.postgres import PostgresBackend
+from dref_django.backends.postgres import PostgresBackend, listener
 from dref_django.backends.postgres.channels import PAYLOAD_LIMIT, Channels, canary, parse
 from dref_django.backends.postgres.dispatcher import MOST_NAMES, MOST_NOTICES, Outbox
 from dref_django.deltas import make_splice
@@ -62,7 +62,21 @@ async def test_ended_listener_comes_back_and_hears_again(make_backend: MakeBacke
         await until(lambda: [notice.data for notice in listening.heard.notices] == [1])
 
 
-async def test_half_open_connection_is_found_by_the_canary(make_backend: MakeBackend, through: TcpProxy) -> None:
+async def test_listener_whose_own_messages_do_not_come_back_connects_again(
+    make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a pooler that gives LISTEN and NOTIFY to different sessions: every statement succeeds."""
+    async with Listening(make_backend(heartbeat=0.05)) as listening:
+        monkeypatch.setattr(listener, "canary", lambda number: "kA==")  # an array of nothing
+        await until(lambda: bool(listening.heard.downs))
+        monkeypatch.undo()
+        await listening.ups(2)
+    assert "did not come back" in listening.heard.downs[0]
+
+
+async def test_half_open_connection_is_found_within_the_time_limit(
+    make_backend: MakeBackend, through: TcpProxy
+) -> None:
     backend = make_backend(heartbeat=0.1, timeout=0.5)
     async with Listening(backend) as listening:
         through.blackhole()
@@ -99,11 +113,11 @@ def test_one_changed_field_of_a_large_value_travels_in_under_300_bytes(
     version = backend.execute([Write("page", old, op=OP)])[0].version
     splice = make_splice(old, new)
     assert splice is not None
-    with psycopg.connect(database.url, autocommit=True) as listener:
-        listener.execute(f"LISTEN {backend.channels.of_name('page')}".encode())
+    with psycopg.connect(database.url, autocommit=True) as plain:
+        plain.execute(f"LISTEN {backend.channels.of_name('page')}".encode())
         changed = backend.execute([Write("page", splice, expect=version, op=b"87654321")])[0].version
         wanted = Notice("page", changed, version, Patch.SPLICE, None, splice)
-        payload = next(each.payload for each in listener.notifies(timeout=5) if wanted in parse(each.payload))
+        payload = next(each.payload for each in plain.notifies(timeout=5) if wanted in parse(each.payload))
     assert len(payload) < 300
     assert backend.execute([Read("page")])[0].data == new
 

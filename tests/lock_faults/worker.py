@@ -26,26 +26,26 @@ from django.conf import settings  # noqa: E402
 from django.core.signals import setting_changed  # noqa: E402
 
 from dref_django import DRefError, LockLost, backends, lock  # noqa: E402
-from dref_django.leasing import Held, keeper_of  # noqa: E402
+from dref_django.leasing import Held, clock, keeper_of  # noqa: E402
 
 _mutex = threading.Lock()
 _helds: dict[str, Held] = {}
 
 
 def say(event: str, key: str, **more: Any) -> None:
-    line = json.dumps({"event": event, "key": key, "at": time.monotonic(), **more})
+    line = json.dumps({"event": event, "key": key, "at": clock(), **more})
     with _mutex:
         print(line, flush=True)
 
 
 def acquire(key: str, name: str, ttl: float, timeout: float) -> None:
-    guard = lock(name, ttl=ttl, timeout=timeout, on_lost=lambda: say("lost", key))
     try:
-        held = guard.acquire()
+        held = lock(name, ttl=ttl, timeout=timeout).acquire()
     except DRefError as error:
         say("failed", key, error=type(error).__name__)
         return
     _helds[key] = held
+    held.when_lost(lambda: say("lost", key, trusted_until=held.deadline()))
     say("acquired", key, token=held.token, left=held.remaining())
 
 
@@ -74,9 +74,9 @@ def rounds(key: str, name: str, count: int, ttl: float) -> None:
     guard = lock(name, ttl=ttl, timeout=60)
     for _ in range(count):
         held = guard.acquire()
-        entered = time.monotonic()
+        entered = clock()
         held.check()
-        left = time.monotonic()
+        left = clock()
         still = held.remaining() > 0
         try:
             guard.release(held)

@@ -11,18 +11,16 @@ import inspect
 import itertools
 import os
 import secrets
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from . import backends, conf, naming
-from .backends.base import Backend
-from .codecs import Schema, get_codec, type_of_default
+from .binding import UNSET, BaseRef, known_ref
 from .deltas import make_splice
-from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, NotFound, WrongKind
-from .flows import Await, Call, Flow, adrive, drive
-from .hub import Cell, FeedStatus, Hub, Near
+from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, WrongKind
+from .flows import Call, Flow
+from .hub import FeedStatus
 from .leasing import Grant, Held, give, hold, take
 from .protocol import (
     ABSENT,
@@ -39,42 +37,17 @@ from .protocol import (
     Status,
     Ttl,
     Write,
-    check_name,
 )
-from .streams import DEFAULT_BUFFER, Change, Stream, Subscription, get_hub, start_registered
+from .streams import DEFAULT_BUFFER, Change, Stream, Subscription
 
 T = TypeVar("T")
 R = TypeVar("R")
-Callback = TypeVar("Callback", bound=Callable[..., Any])
 
 QUEUE_AFTER: Final = 3
 """Conflicts after which `update` queues behind the ref's lock, so that any number of writers all finish."""
 QUEUE_TTL: Final = 5.0
 """Seconds of that lock's lease: it orders writers, the expected version is what keeps them correct."""
 EDIT_TTL: Final = 15.0
-
-
-class _Unset:
-    def __repr__(self) -> str:
-        return "<no default>"
-
-
-_UNSET: Final = _Unset()
-
-
-class _Bound:
-    """What a ref knows while the back ends of one `backends.generation` are in use."""
-
-    __slots__ = ("backend", "cell", "decoded", "generation", "hub", "schema")
-
-    def __init__(self, generation: int, backend: Backend, hub: Hub, schema: Schema) -> None:
-        self.generation = generation
-        self.backend = backend
-        self.hub = hub
-        self.schema = schema
-        self.cell: Cell | None = None
-        self.decoded: tuple[Near | None, Any] = (None, None)
-        """The last copy that `peek` saw, and its value: one object, since threads race to replace it."""
 
 
 class Draft(Generic[T]):
@@ -86,7 +59,7 @@ class Draft(Generic[T]):
         self.value = value
 
 
-class DRef(Generic[T]):
+class DRef(BaseRef[T]):
     """A named value of any type, shared by every process of every host.
 
     - `name`: 1 to 200 characters; left out on a class attribute it is derived: `shop.site.visitors`.
@@ -102,69 +75,6 @@ class DRef(Generic[T]):
     raises `Unavailable` when the back end cannot be reached within its TIMEOUT (nothing was changed), and the changing
     ones `OutcomeUnknown` when it cannot be proven whether the change was applied.
     """
-
-    _native_type: Any = None
-
-    def __init__(
-        self,
-        name: str | None = None,
-        default: T | Callable[[], T] | _Unset = _UNSET,
-        *,
-        type: Any = None,  # noqa: A002 -- the name in the public API
-        using: str = conf.DEFAULT_ALIAS,
-        codec: str | None = None,
-        group: str | None = None,
-    ) -> None:
-        self._given_name = None if name is None else naming.grouped(check_name(name), group)
-        self._group = group
-        self._default = default
-        self._using = using
-        self._type = type
-        self._codec = codec
-        self._bound: _Bound | None = None
-        self._attribute: tuple[type[Any], str] | None = None
-        if self._given_name is not None:
-            _known[using, self._given_name] = self
-
-    # --- identity -----------------------------------------------------------------------------------------------
-
-    def __set_name__(self, owner: type[Any], attribute: str) -> None:
-        if self._given_name is None:
-            self._attribute = (owner, attribute)
-
-    @property
-    def name(self) -> str:
-        """The name in the back end. Raises `InvalidName` for a ref that has none and is no class attribute."""
-        if self._given_name is None:
-            self._given_name = naming.grouped(naming.from_attribute(self, self._attribute), self._group)
-            _known[self._using, self._given_name] = self
-        return self._given_name
-
-    @property
-    def using(self) -> str:
-        return self._using
-
-    def __repr__(self) -> str:
-        """No I/O: a repr that shows up in a log must not talk to a server."""
-        shown = self._given_name or (self._attribute and f"{self._attribute[0].__qualname__}.{self._attribute[1]}")
-        using = "" if self._using == conf.DEFAULT_ALIAS else f", using={self._using!r}"
-        return f"{type(self).__name__}({shown!r}{using})"
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError(f"{self!r} is a ref, not a value, and would always be true: use .value or .get()")
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, DRef):
-            return self is other or (self.name, self._using) == (other.name, other._using)
-        self._no_comparison(other)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def _no_comparison(self, other: object) -> NoReturn:
-        raise TypeError(f"{self!r} is a ref, not a value, and cannot be compared with {other!r}: use .value or .get()")
-
-    __lt__ = __le__ = __gt__ = __ge__ = _no_comparison
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -262,10 +172,10 @@ class DRef(Generic[T]):
 
     def get_and_update(self, function: Callable[[T], T]) -> T:
         """`update`, returning the value before."""
-        return self._run(self._modify(lambda old: (old, function(_copy(self, old)))))
+        return self._run(self._modify(lambda old: (old, function(self._copy(old)))))
 
     async def aget_and_update(self, function: Callable[[T], T]) -> T:
-        return await self._arun(self._modify(lambda old: (old, function(_copy(self, old)))))
+        return await self._arun(self._modify(lambda old: (old, function(self._copy(old)))))
 
     def modify(self, function: Callable[[T], tuple[R, T]]) -> R:
         """`update` with a function that returns (result, new value); returns the result."""
@@ -345,29 +255,6 @@ class DRef(Generic[T]):
 
     def _peek(self) -> Flow[T]:
         return self._decode_near((yield from self._near()))
-
-    def _near(self) -> Flow[Near]:
-        bound = self._bind()
-        cell = bound.cell
-        if cell is None or cell.near is None:
-            yield Await(bound.hub.keep_near(self.name), f"the first look at {self.name!r}")
-            cell = bound.cell = bound.hub.cells.get(self.name)
-        near = None if cell is None else cell.near
-        if near is None:  # evicted from the near-cache at once: read it
-            reply: Reply = yield Read(self.name)
-            near = Near.of(reply.version, reply.data, reply.left, bound.backend.clock.monotonic())
-        return near
-
-    def _decode_near(self, near: Near) -> T:
-        bound = self._bind()
-        expired = near.expires is not None and near.has_expired(bound.backend.clock.monotonic())
-        seen, known = bound.decoded
-        if near is seen and not expired:
-            return cast("T", known)
-        value = self._decode_or_fail(None if expired else near.data)
-        if near.expires is None and bound.schema.shares(value) and not callable(self._default):
-            bound.decoded = near, value
-        return value
 
     def _version(self) -> Flow[int]:
         reply: Reply = yield Read(self.name)
@@ -464,60 +351,12 @@ class DRef(Generic[T]):
         return self._bind().schema.encode(value)
 
     def _encode_new(self, new: object, old: Reply) -> Data:
-        if new is None and self._type is None and self._default is not _UNSET and self._default is not None:
+        if new is None and self._type is None and self._default is not UNSET and self._default is not None:
             raise InvalidValue(
                 f"{self.name!r}: the new value is None. A function given to update() must return the new value, "
                 "also when it changes its argument in place; declare type=Optional[...] if None is meant."
             )
         return self._bind().schema.encode(new, base=old.data)
-
-    def _decode(self, name: str, data: Data | None) -> T:
-        """For watchers: an absent value is the default, or None."""
-        if data is None and self._default is _UNSET:
-            return cast("T", None)
-        return self._decode_or_fail(data)
-
-    def _decode_or_fail(self, data: Data | None) -> T:
-        if data is not None:
-            value: T = self._bind().schema.decode(data)
-            return value
-        default = self._default
-        if default is _UNSET:
-            raise NotFound(f"{self.name!r} has no value and no default")
-        if callable(default):
-            made: T = default()
-            return made
-        return _copy(self, cast("T", default))
-
-    def _note(self, version: int, data: Data | None, left: int | None) -> None:
-        self._bind().hub.note(self.name, version, data, left)
-
-    def _bind(self) -> _Bound:
-        bound = self._bound
-        if bound is None or bound.generation != backends.generation:
-            generation = backends.generation
-            backend = backends.get_backend(self._using)
-            schema = Schema(
-                self.name,
-                self._value_type(),
-                get_codec(self._codec or backend.params.codec),
-                backend.params.max_value_size,
-            )
-            bound = self._bound = _Bound(generation, backend, get_hub(backend), schema)
-            start_registered()
-        return bound
-
-    def _value_type(self) -> object | None:
-        if self._type is not None or self._default is _UNSET:
-            return cast("object | None", self._type)
-        default = self._default
-        return type_of_default(default() if callable(default) else default)
-
-    def _run(self, flow: Flow[R]) -> R:
-        return drive(self._bind().backend, flow)
-
-    async def _arun(self, flow: Flow[R]) -> R:
-        return await adrive(self._bind().backend, flow)
 
 
 class Counter(DRef[int]):
@@ -590,18 +429,10 @@ class Flag(DRef[bool]):
         return await self.aupdate(lambda on: not on)
 
 
-_known: weakref.WeakValueDictionary[tuple[str, str], DRef[Any]] = weakref.WeakValueDictionary()
-
-
-def known_ref(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any] | None:
-    """The ref that this process declared under that name, if any."""
-    return _known.get((using, name))
-
-
 def ref_for(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any]:
     """The declared ref of that name, or an untyped one without default."""
     ref = known_ref(name, using)
-    return DRef(name, None, using=using) if ref is None else ref
+    return ref if isinstance(ref, DRef) else DRef(name, None, using=using)
 
 
 def watch(
@@ -643,12 +474,6 @@ def _count_op_ids() -> None:
 _op_numbers: itertools.count[int]
 _count_op_ids()
 os.register_at_fork(after_in_child=_count_op_ids)
-
-
-def _copy(ref: DRef[T], value: T) -> T:
-    """Another object than `value` where a caller could change it in place."""
-    schema = ref._bind().schema
-    return value if schema.shares(value) else cast("T", schema.decode(schema.encode(value)))
 
 
 def _twice(function: Callable[[T], Any]) -> Callable[[T], tuple[T, T]]:

@@ -24,7 +24,7 @@ LAYERS = [
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
     {"cells", "flows", "hub", "leasing", "mirror", "rereading", "streams", "topics"},
-    {"elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs", "run_once", "semaphores"}
+    {"binding", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs", "run_once", "semaphores"}
     | {"transactions"},
     {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}
     | {"pytest_plugin", "signals", "testing"},  # the Django edges

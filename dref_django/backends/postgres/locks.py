@@ -60,6 +60,9 @@ SETTINGS: Final = (
 )
 
 
+_KINDS: Final = (Acquire, Renew, Release)
+
+
 class Pooled(Exception):
     """A pooler stands between, which gives one session to many: an advisory lock would prove nothing."""
 
@@ -86,7 +89,7 @@ class Locks:
 
     @staticmethod
     def concerns(commands: Sequence[Command]) -> bool:
-        return any(isinstance(command, (Acquire, Renew, Release)) for command in commands)
+        return isinstance(commands[0], _KINDS) or any(isinstance(command, _KINDS) for command in commands)
 
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         """As `Backend.send`; raises Pooled and Refused, too."""

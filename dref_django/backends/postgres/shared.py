@@ -220,7 +220,8 @@ class SharedSession:
                 heir.gate.release()
                 heir.gate = None
                 return
-        self._quiet.notify_all()
+        if self.reason is not None:
+            self._quiet.notify_all()
 
     def _stop_following(self, call: Call) -> None:
         with self.mutex:

@@ -172,6 +172,21 @@ class Chooser:
             return commands
 
 
+class LeaseChooser(Chooser):
+    """One lease that is often held, seldom awaited, and mostly released by its holder: where the short cuts lead."""
+
+    def batch(self) -> list[Command]:
+        owner, token = self.pick(OWNERS), self.pick((0, self.tokens[-1], self.tokens[-1], 5))
+        match self.random.randrange(6):
+            case 0 | 1:
+                wait = self.pick((0, 0, 0, 0, 1, RESERVATION, GRAVE))
+                return [Acquire("a", owner or "n", self.pick((1, RESERVATION, GRAVE)), wait, self.pick(("", "é")))]
+            case 2 | 3 | 4:
+                return [Release("a", owner, token, self.pick((0, 0, 0, 1000)))]
+            case _:
+                return [Inspect("a")]
+
+
 def scanned(execute: Any, command: type[Scan] | type[ScanLeases], prefix: str, limit: int) -> list[Any]:
     rows: list[Any] = []
     after = ""
@@ -214,6 +229,19 @@ def test_random_commands_are_answered_as_the_model_does(backend: RedisBackend, e
             for command in (Scan, ScanLeases):
                 found = scanned(partial(execute_one, backend, now), command, prefix, limit)
                 assert found == scanned(partial(apply_one, store, now), command, prefix, limit)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lease_in_quick_use_is_answered_as_the_model_does(backend: RedisBackend, events: Events, seed: int) -> None:
+    store, chooser = Store(), LeaseChooser(seed)
+    now = 1_790_000_000_000_000
+    for _ in range(2 * STEPS):
+        now += chooser.pick((0, 0, 1, 1, 1, 1000, RESERVATION, 2 * GRAVE))
+        commands = chooser.batch()
+        expected, expected_events = store.apply(commands, now)
+        assert backend.execute(commands, now=now) == expected, commands
+        assert events.take() == expected_events, commands
+        chooser.tokens += [reply.token for reply in expected if reply.token]
 
 
 def test_clock_of_the_server_is_used_when_no_now_is_given(backend: RedisBackend, events: Events) -> None:

@@ -21,7 +21,7 @@ elseif fields[4] == '' then
 end
 local queue = {}
 for _, waiter in ipairs(cmsgpack.unpack(fields[4])) do
-  if waiter[2] > now and waiter[1] ~= ARGV[2] then
+  if waiter[2] > now then
     queue[#queue + 1] = waiter
   end
 end

@@ -303,7 +303,7 @@ class SharedSession:
             if call.bad is None and call.good is not None:
                 wakes = call.settle(call, call.good)
             else:
-                if call.prepares:
+                if call.prepares and call.good is None:  # what was prepared stays so when its execution fails
                     self._prepared.discard(call.statement.name)
                 refused = _refusal(call.bad)
                 call.error = None if call.refused(refused) else refused

@@ -373,6 +373,14 @@ class TestTrustWindow:
         assert held.lost
         assert held.remaining() == 0
 
+    def test_renewal_that_comes_after_the_deadline_is_too_late_though_nobody_has_looked(
+        self, scripted: ScriptedBackend
+    ) -> None:
+        held = Held(scripted, "a", Grant("lock:a", "me/1", 1, clock() - 1), 1)
+        assert not held.renewed(clock())
+        assert held.lost
+        assert held.remaining() == 0
+
     def test_check_knows_without_the_renewal_thread(self, scripted: ScriptedBackend) -> None:
         """As after SIGSTOP: the holder asks before its renewal thread had a chance to find out."""
         held = Held(scripted, "a", Grant("lock:a", "me/1", 1, clock() - 1), 1)

@@ -138,8 +138,8 @@ class Lab(ABC):
     """What a client sends that begins to listen."""
 
     @abstractmethod
-    def first_increment(self, name: str) -> bytes:
-        """What only the request contains that makes a counter."""
+    def first_change(self, name: str) -> bytes:
+        """What only the request contains that makes a new entry."""
 
     @abstractmethod
     def write_silently(self, name: str, number: int) -> None:
@@ -206,7 +206,7 @@ class RedisLab(Lab):
     def key(self, name: str) -> str:
         return self._keys().entry(name).decode()
 
-    def first_increment(self, name: str) -> bytes:
+    def first_change(self, name: str) -> bytes:
         return self._keys().names  # it is asked for by the short cut first, which does not know the index of names
 
     def write_silently(self, name: str, number: int) -> None:
@@ -291,7 +291,7 @@ class PostgresLab(Lab):
         )
         return len(ended)
 
-    def first_increment(self, name: str) -> bytes:
+    def first_change(self, name: str) -> bytes:
         return name.encode()
 
     def write_silently(self, name: str, number: int) -> None:

@@ -63,7 +63,6 @@ def test_acknowledged_changes_survive_a_kill_and_none_is_applied_twice(lab: Lab)
             seen = [line for line in changes if line["name"] == name and line["every"] is every]
             versions = [line["version"] for line in seen]
             assert versions == sorted(set(versions)), f"{name} went backwards: {versions}"
-            assert sum(line["gap"] for line in seen) >= ROUNDS, f"{name}: a hole was not announced: {seen}"
             # Between two changes without a gap nothing was skipped.
             if every:
                 jumps = [

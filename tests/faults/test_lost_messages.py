@@ -108,8 +108,8 @@ def outcome(act: Callable[[], Any]) -> Any:
 
 
 def matching(lab: Lab, operation: Operation, ref: DRef[Any]) -> bytes:
-    if operation.label == "first increment":
-        return lab.first_increment(ref.name)
+    if operation.before is None:
+        return lab.first_change(ref.name)
     return (operation.matching or ref.name).encode()
 
 

@@ -56,6 +56,7 @@ def main() -> None:
             "hand-written upsert with pg_notify": lambda: together(upserts),
             "dref_django Counter.increment": lambda: together(counters),
         },
+        rounds=15,
     )
 
 

@@ -32,7 +32,8 @@ def main() -> None:
             "and dref_django, imported": lambda: measure(["dref_django"], "import dref_django"),
         },
         unit="microseconds",
-        rounds=15,
+        rounds=25,
+        best=min,
     )
 
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
+from weakref import WeakSet
 
 from tests.servers import free_port
 
@@ -74,6 +75,8 @@ class TcpProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._listener: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
+        self._clients: WeakSet[asyncio.StreamWriter] = WeakSet()  # also those not yet connected to the server
+        self._serving: set[asyncio.Future[None]] = set()
         self._swallow_requests = False
         self._swallow_replies = False
         self._trickle = 0.0
@@ -207,7 +210,7 @@ class TcpProxy:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._listener = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
 
     def _refuse(self) -> None:
         if self._listener is not None:
@@ -221,10 +224,20 @@ class TcpProxy:
     def _cut(self) -> None:
         for connection in list(self._connections):
             self._forget(connection)
+        for serving in self._serving:
+            serving.cancel()
+        for client in list(self._clients):
+            client.transport.abort()
 
     def _forget(self, connection: _Connection) -> None:
         self._connections.discard(connection)
         connection.cut()
+
+    def _accepted(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        self._clients.add(to_client)
+        serving = asyncio.ensure_future(self._serve(from_client, to_client))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
 
     async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:

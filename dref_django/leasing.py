@@ -351,8 +351,12 @@ class Keeper:
         backend.on_loss = self.lose
 
     def _look(self) -> None:
+        """The clock was moved by hand: what is due by now is renewed before its mover goes on."""
         with self._condition:
+            due = self._due(self._clock())
             self._condition.notify()
+        if due:
+            self._renew(due)
 
     def add(self, held: Held) -> None:
         with self._condition:

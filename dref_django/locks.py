@@ -43,6 +43,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_TTL: Final = 30.0
+THREADS_REMEMBERED: Final = 128
 
 
 class Setting:
@@ -305,8 +306,8 @@ class Lock:
 
     def _again(self) -> Entry | None:
         """The entry that this thread or task is in already, when it may enter again."""
-        stack = self._entries.get(here())
-        if not self.reentrant or not stack or stack[-1].loss() is not None:
+        stack = self._entries.get(here()) if self.reentrant else None
+        if not stack or stack[-1].loss() is not None:
             return None
         stack[-1].depth += 1
         return stack[-1]
@@ -416,7 +417,7 @@ class Lock:
 
     def _meta(self) -> str:
         """What inspection shows of the holder."""
-        return json.dumps(who_am_i())
+        return _described(os.getpid(), threading.current_thread().name)
 
     def _backend(self) -> backends.Backend:
         return backends.get_backend(self.using)
@@ -531,7 +532,17 @@ def _report(loss: LockLost | None, error: BaseException | None) -> None:
 
 
 def who_am_i() -> dict[str, Any]:
-    return {"host": _HOST, "pid": os.getpid(), "thread": threading.current_thread().name}
+    return _who(os.getpid(), threading.current_thread().name)
+
+
+def _who(pid: int, thread: str) -> dict[str, Any]:
+    return {"host": _HOST, "pid": pid, "thread": thread}
+
+
+@functools.lru_cache(THREADS_REMEMBERED)
+def _described(pid: int, thread: str) -> str:
+    """Made once a thread, which takes locks more often than it is renamed."""
+    return json.dumps(_who(pid, thread))
 
 
 _HOST: Final = socket.gethostname()

@@ -146,9 +146,16 @@ class LockSession(SharedSession):
         return Call(TAKE, params, settle, self._no_key)
 
     def _no_key(self, refused: Refused) -> bool:
-        if refused.sqlstate != NO_KEY:
-            self._leaky = True
-        return refused.sqlstate == NO_KEY
+        if refused.sqlstate == NO_KEY:
+            return True
+        self._leaked()
+        return False
+
+    def _leaked(self) -> None:
+        """A statement failed, and what it locked stays locked. Nobody can say which; so all is unlocked in time."""
+        self._leaky = True
+        if not self.holdings and not self._calls:
+            self._clean_up()
 
     def _give(self, command: Release, now: int | None) -> Call:
         name = command.name
@@ -200,9 +207,9 @@ class LockSession(SharedSession):
 
     def _refused(self, popped: list[Popped]) -> Callable[[Refused], bool]:
         def refused(_: Refused) -> bool:
-            self._leaky = True
             for command, holding in popped:
                 self.holdings[command.name, command.owner] = holding
+            self._leaked()
             return False
 
         return refused

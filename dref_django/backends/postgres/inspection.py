@@ -29,7 +29,7 @@ SELECT pg_backend_pid(), current_setting('fsync'), current_setting('full_page_wr
 
 def inspect(backend: PostgresBackend) -> list[CheckMessage]:
     """Connects once. E030: wrong alias; E031: tables; E032: unreachable; E033: rights; E034: standby; W030: a pooler
-    without LISTEN_DSN; W031: fsync off; W032: too few connections; W033: encoding."""
+    without LISTEN_DSN; W031: fsync off; W032: too few connections; W033: encoding; W035: locks behind a pooler."""
     where = f"DREF_BACKENDS[{backend.params.alias!r}]"
     try:
         backend.address.check_vendor()
@@ -67,10 +67,14 @@ def _judge(backend: PostgresBackend, row: list[str], announced_pid: int) -> list
     if int(pid) != announced_pid and not backend.address.pooled:
         hint = "Set OPTIONS['LISTEN_DSN'] to a connection string that goes past it: LISTEN needs a session."
         found.append(Warning(f"{where}: a pooler stands between.", hint=hint, id="dref.W030"))
+        if backend.locks is not None:
+            hint = "Set OPTIONS['LISTEN_DSN'] all the same, or say so with OPTIONS['LOCKS'] = 'lease'."
+            message = f"{where}: behind the pooler a lock whose holder dies is free after its lease, not at once."
+            found.append(Warning(message, hint=hint, id="dref.W035"))
     if "off" in (fsync, full_pages):
         hint = "Turn fsync and full_page_writes on; else acknowledged values are lost, or damaged, in a crash."
         found.append(Warning(f"{where}: the server does not flush to the disk.", hint=hint, id="dref.W031"))
-    needed = backend.pool.size + 2
+    needed = backend.pool.size + (2 if backend.locks is None else 3)
     if int(room) < needed + ROOM:
         hint = "Raise max_connections or lower OPTIONS['POOL_SIZE']."
         message = f"{where}: the server allows {room} connections; one process of dref_django may open {needed}."

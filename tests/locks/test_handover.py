@@ -15,6 +15,7 @@ from dref_django.flows import Flow, Pause
 from dref_django.inspection import lock_info
 from dref_django.leasing import RECHECK, Grant, _until_recheck, take
 from dref_django.protocol import Acquire, Command, Release, Reply, Status
+from dref_django.streams import get_hub
 from tests.locks.conftest import InThread
 from tests.locks.scripted import ScriptedBackend
 from tests.locks.test_entering import until_awaited
@@ -177,6 +178,9 @@ class TestNobodyPolls:
             with lock("a", timeout=30):
                 pass
 
+        hub = get_hub(redis_backend)
+        hub.start()
+        wait_until(lambda: hub.epoch != "", "the listener", 5)  # when it comes up, waiters look once more
         with redis.Redis.from_url(redis_server.url) as client, lock("a", ttl=30):
             waiting = [in_thread(enter) for _ in range(5)]
             until_awaited("a", 5)

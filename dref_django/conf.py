@@ -7,6 +7,7 @@ DREF_BACKENDS = {"default": "postgres", "fast": {...}}        # several, chosen 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Configuration(NamedTuple):
 
 
 def is_configured() -> bool:
-    return any(hasattr(settings, name) for name in SETTINGS)
+    return any(getattr(settings, name, None) is not None for name in SETTINGS)
 
 
 def aliases() -> list[str]:
@@ -105,7 +106,8 @@ def parse(alias: str, value: object) -> Configuration:
 def _number(where: str, entry: Mapping[str, Any], key: str) -> float:
     least, unit = _NUMBERS[key]
     number = entry[key]
-    if isinstance(number, bool) or not isinstance(number, int | float) or number < least:
+    kinds = int if unit == "bytes" else int | float
+    if isinstance(number, bool) or not isinstance(number, kinds) or not least <= number < math.inf:
         raise ImproperlyConfigured(f"{where}[{key!r}] must be a number of {unit}, {least} or more; it is {number!r}.")
     checked: float = number
     return checked

@@ -178,9 +178,7 @@ class TestNobodyPolls:
             with lock("a", timeout=30):
                 pass
 
-        hub = get_hub(redis_backend)
-        hub.start()
-        wait_until(lambda: hub.epoch != "", "the listener", 5)  # when it comes up, waiters look once more
+        assert get_hub(redis_backend).expect_wake("nobody/1").wait(10)  # the listener is up: then all look once more
         with redis.Redis.from_url(redis_server.url) as client, lock("a", ttl=30):
             waiting = [in_thread(enter) for _ in range(5)]
             until_awaited("a", 5)

@@ -45,6 +45,9 @@ class _Bound:
         self.decoded: tuple[Near | None, Any] = (None, None)
         """The last copy that `peek` saw, and its value: one object, since threads race to replace it."""
 
+    def is_joined(self) -> bool:
+        return self.backend.supports_join and self.backend.is_joined()
+
 
 class BaseRef(Generic[T]):
     """A name that is bound to a back end, and how its values are stored."""
@@ -114,6 +117,9 @@ class BaseRef(Generic[T]):
 
     def _near(self) -> Flow[Near]:
         bound = self._bind()
+        if bound.is_joined():
+            joined: Reply = yield Read(self.name)
+            return Near.of(joined.version, joined.data, joined.left, bound.backend.clock.monotonic())
         cell = bound.cell
         if cell is None or cell.near is None:
             yield Await(bound.hub.keep_near(self.name), f"the first look at {self.name!r}")
@@ -156,7 +162,9 @@ class BaseRef(Generic[T]):
         return self._copy(cast("T", default))
 
     def _note(self, version: int, data: Data | None, left: int | None) -> None:
-        self._bind().hub.note(self.name, version, data, left)
+        bound = self._bind()
+        if not bound.is_joined():  # what a transaction has not committed is nobody else's to see
+            bound.hub.note(self.name, version, data, left)
 
     def _bind(self) -> _Bound:
         bound = self._bound

@@ -12,7 +12,7 @@ import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from . import backends, conf, naming
@@ -106,7 +106,7 @@ class DRef(BaseRef[T]):
             if cell is not None:
                 near = cell.near
                 seen, value = bound.decoded
-                if near is not None and near is seen and near.expires is None:
+                if near is not None and near is seen and near.expires is None and not bound.is_joined():
                     return cast("T", value)
         return self._run(self._peek())
 
@@ -305,13 +305,19 @@ class DRef(BaseRef[T]):
                 if wrote.status is Status.APPLIED:
                     return cast("R", result)
                 conflicts, reply = conflicts + 1, wrote
+                if self._bind().is_joined():
+                    raise Conflict(
+                        f"{self.name!r} was changed by another writer meanwhile; within join_transaction() nothing is "
+                        "retried. Roll the transaction back and run it again."
+                    )
                 if conflicts == QUEUE_AFTER:
                     lease = naming.ref_lease(self.name)
                     grant = yield from take(self._bind().backend, lease, ttl=QUEUE_TTL, timeout=None)
                     reply = yield Read(self.name)
         finally:
             if grant is not None:
-                yield from give(grant.lease, grant.owner)
+                with suppress(DRefError):  # then it runs out; what was asked for has its own result
+                    yield from give(grant.lease, grant.owner)
 
     def _delete(self) -> Flow[bool]:
         reply: Reply = yield Delete(self.name, op=_op_id())

@@ -134,6 +134,10 @@ class Backend(ABC):
             "postgres back end. Use ref.on_commit() to change a ref when the transaction commits."
         )
 
+    def is_joined(self) -> bool:
+        """Whether the caller is within `joined()`: then this process's copies are neither shown nor moved."""
+        return False
+
     def slot(self, name: str) -> object:
         """Names with equal slots may be changed in one batch."""
         return None

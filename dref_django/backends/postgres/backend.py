@@ -176,6 +176,9 @@ class PostgresBackend(Backend):
     def joined(self) -> AbstractContextManager[None]:
         return self._joining.join()
 
+    def is_joined(self) -> bool:
+        return self._joining.is_active()
+
     def feed(self, sink: Sink) -> PostgresFeed:
         if self.locks is not None:
             self.locks.sinks.add(sink)

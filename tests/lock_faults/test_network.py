@@ -66,14 +66,14 @@ class TestSilence:
         until_awaited("a")
         with redis.Redis.from_url(redis_server.url) as client:
             channels = Keys(redis_site.setting["KEY_PREFIX"], 0).wakes
-            wait_until(lambda: bool(client.pubsub_channels(f"{channels}*")), "the listener", 5)
+            wait_until(lambda: bool(client.pubsub_channels(f"{channels}*")), "the listener", 10)
             client.client_kill_filter(_type="pubsub", skipme=True)
             redis_proxy.refuse()  # nor does a new listener come through
             holder.tell("release", "h")
             released = holder.expect("released", "h")["at"]
             redis_proxy.accept()
-        served = waiter.expect("acquired", "w", timeout=10)
-        assert served["at"] - released < 6
+        served = waiter.expect("acquired", "w")
+        assert served["at"] - released < 8  # 5 s, and a slow machine
 
 
 class TestServer:

@@ -324,10 +324,13 @@ BEGIN
         v_wake := false;
 
         -- A lease ends with the session that backs it. Its owner may still repeat its Acquire on another, or release.
+        -- A process has one session, so an earlier one of its own has ended, whatever the server has seen of it.
         v_dead := false;
         IF l.session NOT IN (0, p_session) AND l.deadline > v_now AND l.owner <> ''
                 AND NOT (l.owner = c.owner AND c.kind IN (1, 3)) THEN
-            IF c.kind = 4 THEN
+            IF p_node <> '' AND starts_with(l.owner, p_node) THEN
+                v_dead := true;
+            ELSIF c.kind = 4 THEN
                 v_dead := NOT dref_key_is_held(dref_key(p_space, c.name));
             ELSIF pg_try_advisory_lock(dref_key(p_space, c.name)) THEN
                 v_dead := true;

@@ -18,6 +18,7 @@ from dref_django.protocol import Acquire, Break, Inspect, LeaseInfo, Release, Re
 from tests.children import Child
 from tests.postgres.conftest import Database, MakeBackend
 from tests.processes import wait_until
+from tests.proxy import TcpProxy
 
 TTL = 30_000_000
 
@@ -153,6 +154,25 @@ class TestEndOfTheSession:
         assert ask(backend, Renew("a", owner(backend), token, TTL)).status is Status.LOST
         assert take(backend, "a", 2).token > token
 
+    def test_another_session_renews_nothing_of_a_live_one(self, make_backend: MakeBackend, database: Database) -> None:
+        backend, other = make_backend(), make_backend()
+        token = take(backend, "a").token
+        assert ask(other, Renew("a", owner(backend), token, TTL)).status is Status.LOST
+        assert ask(backend, Renew("a", owner(backend), token, TTL)).status is Status.APPLIED
+        terminate(database, backend, "a")
+        assert take(other, "a").status is Status.APPLIED
+
+    def test_process_that_connects_again_does_not_wait_for_its_own_old_leases(
+        self, through: TcpProxy, make_backend: MakeBackend
+    ) -> None:
+        """The server has seen nothing of the end of the old session."""
+        backend = make_backend(timeout=1.0)
+        token = take(backend, "a", 1).token
+        through.blackhole(replies=False)
+        backend.close()
+        through.blackhole(requests=False, replies=False)
+        assert take(backend, "a", 2).token > token
+
     def test_dead_holder_is_not_shown(self, make_backend: MakeBackend, database: Database) -> None:
         backend, other = make_backend(), make_backend()
         losses = Losses(backend)
@@ -207,10 +227,13 @@ class TestKeyThatSomebodyElseHas:
         with psycopg.connect(database.url, autocommit=True) as connection:
             yield connection
 
+    @pytest.mark.parametrize("known", [False, True])
     def test_lease_whose_key_is_taken_is_a_lease_all_the_same(
-        self, make_backend: MakeBackend, stranger: psycopg.Connection
+        self, make_backend: MakeBackend, stranger: psycopg.Connection, known: bool
     ) -> None:
         backend, other = make_backend(), make_backend()
+        if known:
+            ask(backend, Release("a", owner(backend), take(backend, "a").token))
         stranger.execute("SELECT pg_advisory_lock(%s)", [key_of(backend, "a")])
         token = take(backend, "a").token
         assert take(other, "a").status is Status.HELD

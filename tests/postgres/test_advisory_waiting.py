@@ -261,6 +261,16 @@ class TestEverybodyAtOnce:
         thread.join(20)
         assert statuses == [Status.APPLIED]
 
+    def test_reader_that_only_looks_in_takes_nobodys_reply(
+        self, backend: PostgresBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(advisory, "TICK", 0.0005)  # the watching thread looks in all the time
+        for turn in range(300):
+            began = time.monotonic()
+            assert backend.execute([Acquire("a", owner(backend, turn), TTL)])[0].status is Status.APPLIED
+            backend.execute([Release("a", owner(backend, turn))])
+            assert time.monotonic() - began < 4
+
     async def test_command_that_is_cancelled_disturbs_no_other(self, backend: PostgresBackend) -> None:
         await backend.aexecute([Acquire("a", owner(backend, 1), TTL)])
         for number in range(20):

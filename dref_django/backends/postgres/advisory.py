@@ -54,7 +54,7 @@ _BACKED: Final = 10
 
 TAKE: Final = statement("take", TEXT, INT8, INT8, TEXT, TEXT, INT8, TEXT, INT8)
 GIVE: Final = statement("give", TEXT, INT8, TEXT, TEXT, INT8, INT8, TEXT, BOOL, INT8, BOOL)
-RENEW: Final = statement("renew", TEXT, INT8, INT8, TEXTS, TEXTS, INT8S, INT8S)
+RENEW: Final = statement("renew", TEXT, INT8, TEXTS, TEXTS, INT8S, INT8S)
 IDLE: Final = Statement(b"dref_idle", b"SELECT set_config('idle_session_timeout', $1, false)", (TEXT,))
 UNLOCK: Final = Statement(b"dref_unlock", b"SELECT pg_advisory_unlock(dref_key($1, $2))", (TEXT, TEXT))
 UNLOCK_ALL: Final = Statement(b"dref_unlock_all", b"SELECT pg_advisory_unlock_all()", ())
@@ -182,7 +182,7 @@ class LockSession(SharedSession):
 
     def _renew(self, commands: Sequence[Renew], now: int | None) -> Call:
         params = (
-            self._space, maybe_int8(now), self._number, texts([each.name for each in commands]),
+            self._space, maybe_int8(now), texts([each.name for each in commands]),
             texts([each.owner for each in commands]), int8s([each.token for each in commands]),
             int8s([each.ttl for each in commands]),
         )  # fmt: skip

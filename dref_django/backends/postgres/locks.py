@@ -156,6 +156,8 @@ class Locks:
         if session is not None:
             return session
         limit = Limit.of(self._timeout)
+        if self._session is not None:  # whoever lost a lease with it has heard of it before another is granted
+            await asyncio.wait_for(asyncio.wrap_future(self._session.over), self._timeout)
         key = self._address.key()
         plain = Session(await aconnect(self._address.direct_params(self._timeout), limit.end))
         try:

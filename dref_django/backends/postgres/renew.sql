@@ -1,8 +1,8 @@
--- Renews leases that this session backs, all at once: $1 space, $2 now, $3 session, then arrays of $4 names (each once),
--- $5 owners, $6 tokens, $7 ttls. A row for each: whether it was renewed, and the token. The rows are locked in the order
--- of names, as everywhere.
+-- Renews leases that this session backs, all at once: $1 space, $2 now, then arrays of $3 names (each once), $4 owners,
+-- $5 tokens, $6 ttls. A row for each: whether it was renewed, and the token. The rows are locked in the order of names,
+-- as everywhere.
 WITH asked AS (
-    SELECT * FROM unnest($4, $5, $6, $7) WITH ORDINALITY AS u (name, owner, token, ttl, place)
+    SELECT * FROM unnest($3, $4, $5, $6) WITH ORDINALITY AS u (name, owner, token, ttl, place)
 ), locked AS (
     SELECT a.* FROM dref_lease AS l
     JOIN asked AS a ON l.name = a.name AND l.owner = a.owner AND l.token = a.token
@@ -11,7 +11,7 @@ WITH asked AS (
 ), renewed AS (
     UPDATE dref_lease AS l SET deadline = dref_now($2) + k.ttl FROM locked AS k
     WHERE l.space = $1 AND l.name = k.name AND l.owner = k.owner AND l.token = k.token
-        AND l.deadline > dref_now($2) AND l.session IN (0, $3)
+        AND l.deadline > dref_now($2)
     RETURNING k.place
 )
 SELECT r.place IS NOT NULL, coalesce(l.token, 0)

@@ -13,6 +13,7 @@ libpq is only called under `mutex`, and never waits there.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import os
 import select
@@ -108,6 +109,8 @@ class SharedSession:
         self.mutex = threading.Lock()
         self.reason: str | None = None
         """Why it ended; None: it has not."""
+        self.over: concurrent.futures.Future[None] = concurrent.futures.Future()
+        """Done when it has ended, and `ended` has told everybody."""
         self._pgconn = pgconn
         self._fd = pgconn.socket
         self._calls: deque[Call] = deque()
@@ -349,7 +352,10 @@ class SharedSession:
                     wakes = self._read()
                     self._die(self._last_words or "the server closed the connection")
                 self.deliver(wakes)
-        self.ended()
+        try:
+            self.ended()
+        finally:
+            self.over.set_result(None)
         with self.mutex:
             if self._quiet.wait_for(lambda: not self._leading and not self._loops, QUIET):
                 self._pgconn.finish()

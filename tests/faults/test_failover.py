@@ -1,4 +1,4 @@
-"""A replica takes over through Sentinel: writers and watchers of other processes follow, and what they miss is announced."""
+"""A replica takes over through Sentinel: other processes follow, and what their watchers miss is announced."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class TestBatches:
             wait_until(lambda: all(held.remaining() > 2.2 for held in helds), "the rest of the batch", 2)
             assert (
                 scripts_run(client) - before < 2 * (2 * 1000 / RENEW_BATCH) + 2
-            )  # the listener asks for its epoch, too
+            )  # and the listener
             for held in helds:
                 held.check()
 

@@ -83,9 +83,7 @@ class TestBatches:
             before = scripts_run(client)
             until_renewed(helds[0], 2)
             wait_until(lambda: all(held.remaining() > 2.2 for held in helds), "the rest of the batch", 2)
-            assert (
-                scripts_run(client) - before < 2 * (2 * 1000 / RENEW_BATCH) + 2
-            )  # and the listener
+            assert scripts_run(client) - before < 2 * (2 * 1000 / RENEW_BATCH) + 2  # and the listener
             for held in helds:
                 held.check()
 

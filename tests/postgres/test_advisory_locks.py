@@ -173,6 +173,20 @@ class TestEndOfTheSession:
         through.blackhole(requests=False, replies=False)
         assert take(backend, "a", 2).token > token
 
+    def test_who_held_a_lease_has_heard_of_its_loss_before_it_is_granted_again(self, backend: PostgresBackend) -> None:
+        happened: list[str] = []
+
+        def hear(leases: Sequence[tuple[str, str]], reason: str) -> None:
+            threading.Event().wait(0.3)  # time for a grant, if it were possible
+            happened.append("told")
+
+        backend.on_loss = hear
+        take(backend, "a", 1)
+        backend.close()
+        assert take(backend, "a", 2).status is Status.APPLIED
+        happened.append("granted")
+        assert happened == ["told", "granted"]
+
     def test_dead_holder_is_not_shown(self, make_backend: MakeBackend, database: Database) -> None:
         backend, other = make_backend(), make_backend()
         losses = Losses(backend)

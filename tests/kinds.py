@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -31,11 +31,22 @@ def options_of(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def make(
-    kind: str, request: pytest.FixtureRequest, *, prefix: str = "", alias: str = "default", **params: Any
+    kind: str,
+    request: pytest.FixtureRequest,
+    *,
+    prefix: str = "",
+    alias: str = "default",
+    options: Mapping[str, Any] | None = None,
+    **params: Any,
 ) -> Backend:
-    """A back end of its own unless it shares the `prefix`; the caller closes it."""
+    """A back end of its own unless it shares the `prefix`; the caller closes it. `options` go beyond the server's."""
     name = "redis" if kind == "cluster" else kind
-    given = Params(alias, prefix or f"test-{secrets.token_hex(8)}", options=options_of(kind, request), **params)
+    given = Params(
+        alias,
+        prefix or f"test-{secrets.token_hex(8)}",
+        options={**options_of(kind, request), **(options or {})},
+        **params,
+    )
     return backends.make_backend(conf.Configuration(conf.SHORT_NAMES[name], given))
 
 

@@ -268,6 +268,7 @@ class TestRegistering:
                 settle()
                 assert backend.subscribed == ["n"]
 
+    @pytest.mark.django_db  # Django itself looks after its connections when a request starts
     def test_first_request_starts_what_is_registered(self, monkeypatch: pytest.MonkeyPatch, heard: Heard) -> None:
         monkeypatch.setattr(streams, "_active", False)
         with installed(ScriptedBackend()) as backend:

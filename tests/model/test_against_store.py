@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from dref_django.backends import Backend
 from dref_django.deltas import apply_splice
-from dref_django.protocol import Command, Data, Notice, Patch, Reply, Scan, ScanLeases, Wake, Write
+from dref_django.protocol import Command, Data, Notice, Patch, Reply, Scan, ScanLeases, Status, Wake, Write
 from dref_django.store import Event, Store
 from dref_django.testing.conformance import NOW, Client, Listener
 from tests.kinds import make
@@ -67,7 +67,7 @@ class Story(RuleBasedStateMachine):
         commands = [self.own(command) for command in batch]
         expected, events = self.store.apply(commands, self.now)
         self.told += events
-        assert self.lab.backend.execute(commands, now=self.now) == expected
+        assert promised(self.lab.backend.execute(commands, now=self.now)) == promised(expected)
         self.versions += [reply.version for reply in expected if reply.version]
         self.tokens += [reply.token for reply in expected if reply.token]
 
@@ -101,8 +101,13 @@ class Story(RuleBasedStateMachine):
         wakes = [event for event in self.told if isinstance(event, Wake)]
         for wake in wakes:
             listener.wait_for_wake(wake, wakes.count(wake))
-        assert sorted(listener.wakes) == sorted(wakes)
+        assert sorted(wake for wake in listener.wakes if wake.name.startswith(self.mark)) == sorted(wakes)
         listener.forget()
+
+
+def promised(replies: list[Reply]) -> list[Reply]:
+    """What is lost has no token to rely on: a back end may or may not remember that of a lease long buried."""
+    return [reply._replace(token=0) if reply.status is Status.LOST else reply for reply in replies]
 
 
 def meanings(notices: Sequence[Notice]) -> Iterator[tuple[int, int, int | None, Data | None]]:
@@ -145,6 +150,7 @@ def test_back_end_does_what_the_store_does(lab: Lab) -> None:
             database=None,
             deadline=None,
             print_blob=True,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -24,8 +24,8 @@ LAYERS = [
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
     {"cells", "flows", "hub", "leasing", "mirror", "rereading", "streams", "topics"},
-    {"binding", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs", "run_once", "semaphores"}
-    | {"transactions"},
+    {"binding", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs", "run_once"}
+    | {"semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}
     | {"pytest_plugin", "signals", "testing"},  # the Django edges
 ]

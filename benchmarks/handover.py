@@ -11,42 +11,52 @@ from typing import Any
 
 from benchmarks import harness
 
-ROUNDS = 60
-REDIS_LIBRARY_ROUNDS = 25  # redis-py's Lock polls every 100 ms
+ROUNDS = 100
 
 
 def main() -> None:
     servers = harness.set_up()
-    harness.percentiles(
-        "release in one process to lock held in another",
-        {
-            "redis: dref_django (one connection a process)": measure("redis", servers, ROUNDS),
-            "redis: redis-py Lock (polls)": measure("redis-py", servers, REDIS_LIBRARY_ROUNDS),
-            "redis: python-redis-lock (a connection a waiter)": measure("python-redis-lock", servers, ROUNDS),
-            "postgres: dref_django (one connection a process)": measure("postgres", servers, ROUNDS),
-            "postgres: django-pglock (a connection a waiter)": measure("pglock", servers, ROUNDS),
-        },
-    )
+    waiters = {
+        "redis: dref_django (one connection a process)": Waiter("redis", servers),
+        "redis: redis-py Lock (polls)": Waiter("redis-py", servers),
+        "redis: python-redis-lock (a connection a waiter)": Waiter("python-redis-lock", servers),
+        "postgres: dref_django (one connection a process)": Waiter("postgres", servers),
+        "postgres: django-pglock (a connection a waiter)": Waiter("pglock", servers),
+    }
+    samples: dict[str, list[float]] = {name: [] for name in waiters}
+    for _ in range(ROUNDS):
+        for name, waiter in waiters.items():
+            samples[name].append(waiter.measure())
+    for waiter in waiters.values():
+        waiter.end()
+    harness.percentiles("release in one process to lock held in another", samples)
 
 
-def measure(kind: str, servers: harness.Servers, rounds: int) -> list[float]:
-    """The other process waits; this one releases and both say when."""
-    make = maker(kind, servers.redis)
-    command = [sys.executable, "-m", "benchmarks.waiter", kind, servers.redis, servers.postgres]
-    samples = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        for _ in range(rounds):
-            with make():
-                print("wait", file=process.stdin, flush=True)
-                assert process.stdout.readline() == "waiting\n"
-                time.sleep(0.02)  # the waiter is in the queue by then; no claim hangs on it
-                released = time.monotonic()
-            samples.append(float(process.stdout.readline()) - released)
-        process.stdin.close()
-    return samples
+class Waiter:
+    """The other process waits; this one releases, and both say when."""
+
+    def __init__(self, kind: str, servers: harness.Servers) -> None:
+        command = [sys.executable, "-m", "benchmarks.waiter", kind, servers.redis, servers.postgres]
+        self._make = maker(kind, servers.redis)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._hear() == "ready"
+
+    def _hear(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def measure(self) -> float:
+        with self._make():
+            print("wait", file=self._process.stdin, flush=True)
+            assert self._hear() == "waiting"
+            time.sleep(0.02)  # the waiter is in the queue by then; no claim hangs on it
+            released = time.monotonic()
+        return float(self._hear()) - released
+
+    def end(self) -> None:
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def maker(kind: str, redis_url: str) -> Callable[[], AbstractContextManager[Any]]:

@@ -20,7 +20,10 @@ def arrive(stamp: int) -> None:
 def main() -> None:
     kind, redis_url, postgres_url = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: finish())
-    {"dref": dref, "redis": raw_redis, "postgres": raw_postgres}[kind](redis_url, postgres_url)
+    if kind.startswith("dref-"):
+        dref(kind.removeprefix("dref-"), harness.Servers(redis_url, postgres_url))
+    else:
+        {"redis": raw_redis, "postgres": raw_postgres}[kind](redis_url, postgres_url)
 
 
 def finish() -> None:
@@ -32,15 +35,14 @@ def ready() -> None:
     print("ready", flush=True)
 
 
-def dref(redis_url: str, postgres_url: str) -> None:
-    harness.configure(harness.Servers(redis_url, postgres_url))
+def dref(alias: str, servers: harness.Servers) -> None:
+    harness.configure(servers)
     from dref_django import Counter, start
 
-    for alias in ("redis", "postgres"):
-        counter = Counter("latency", using=alias)
-        counter.on_change(lambda change: arrive(change.value))
-        start()
-        counter.peek()
+    counter = Counter("latency", using=alias)
+    counter.on_change(lambda change: arrive(change.value))
+    start()
+    counter.peek()
     ready()
     threading.Event().wait()
 

@@ -84,10 +84,9 @@ class PostgresBackend(Backend):
     # --- one batch ----------------------------------------------------------------------------------------------
 
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
-        limit = Limit.of(timeout)
         if self._joining.concerns_caller():
             if self._joining.is_active():
-                return self._joining.send(commands, now, limit)
+                return self._joining.send(commands, now, Limit.of(timeout))
             self._joining.refuse_own_rows(commands)
         if self.locks is not None and self.locks.concerns(commands):
             try:
@@ -96,6 +95,7 @@ class PostgresBackend(Backend):
                 raise self._meaning(refused, commands) from refused
             except Pooled:
                 self._do_without_sessions()
+        limit = Limit.of(timeout)
         try:
             session = self.pool.take(limit)
         except (Broken, Refused, Exhausted) as error:
@@ -116,7 +116,6 @@ class PostgresBackend(Backend):
         return answer.replies
 
     async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
-        limit = Limit.of(timeout)
         if self._joining.is_active():
             self._joining.refuse_async()
         if self._joining.concerns_caller():
@@ -128,6 +127,7 @@ class PostgresBackend(Backend):
                 raise self._meaning(refused, commands) from refused
             except Pooled:
                 self._do_without_sessions()
+        limit = Limit.of(timeout)
         try:
             session = await self.pool.atake(limit)
         except (Broken, Refused, Exhausted) as error:

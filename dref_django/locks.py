@@ -254,11 +254,11 @@ class Lock:
         entry = self._again()
         if entry is None:
             kept = self._kept_names()
-            missing = [name for name in self._names() if name not in kept]
+            missing = [name for name in self._names() if name not in kept] if kept else self._names()
             owned: tuple[Held, ...] = ()
-            if missing or not kept:
+            if missing:
                 owned = drive(self._backend(), self._take(self._limit(SETTING), missing))
-            entry = Entry((*kept.values(), *owned), owned)
+            entry = Entry((*kept.values(), *owned) if kept else owned, owned)
             self._stack().append(entry)
         return _handle(entry)
 

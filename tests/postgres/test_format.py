@@ -14,12 +14,12 @@ import pytest
 
 from dref_django.backends.postgres import PostgresBackend
 from dref_django.codecs import get_codec
-from dref_django.protocol import Acquire, Add, Delete, Patch, Read, Scan, Status, Write
+from dref_django.protocol import Acquire, Add, Delete, Patch, Read, Release, Scan, Status, Write
 from tests.postgres.conftest import OP, Database, Listening, MakeBackend, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = (ROOT / "docs" / "format.md").read_text(encoding="utf-8").partition("\n## PostgreSQL\n")[2]
-READ_LIVE, WRITES = re.findall(r"```sql\n(.*?)```", SECTION, re.DOTALL)
+READ_LIVE, WRITES, IS_HELD = re.findall(r"```sql\n(.*?)```", SECTION, re.DOTALL)
 
 
 @pytest.fixture
@@ -94,3 +94,11 @@ def test_lock_reads_as_documented(backend: PostgresBackend, database: Database) 
     columns = "owner, token, deadline > extract(epoch FROM clock_timestamp()) * 1000000, meta, waiters"
     (row,) = database.sql(f"SELECT {columns} FROM dref_lease WHERE space = 'dref' AND name = 'lock'")  # noqa: S608
     assert row == ("node/1", token, True, '{"pid": 1}', ["node/2"])
+
+
+def test_documented_query_says_whether_a_lock_is_held(backend: PostgresBackend, database: Database) -> None:
+    database.sql("DELETE FROM dref_lease WHERE space = 'dref'")
+    token = backend.execute([Acquire("lock:billing", f"{backend.node_id()}/1", 10**9)])[0].token
+    assert database.sql(IS_HELD) == [(True,)]
+    backend.execute([Release("lock:billing", f"{backend.node_id()}/1", token)])
+    assert database.sql(IS_HELD) == [(False,)]

@@ -7,6 +7,7 @@ Read in this order:
 - `session.py`: one connection; `address.py`: where the database is; `pools.py`: the connections of the process.
 - `backend.py`: one batch, sync and async, and what each failure proves.
 - `channels.py`, `dispatcher.py`, `listener.py`: how a change gets to other processes.
+- `locks.py`, `advisory.py`, `shared.py`: leases that a session backs, and the one connection that does it.
 - `join.py`: operations that are part of the caller's transaction.
 - `inspection.py`: what `manage.py check` says.
 

@@ -14,7 +14,7 @@ def main() -> None:
 
     from dref_django import DRef
 
-    value = {f"field-{number:04}": "x" * 84 for number in range(1000)}
+    value = {f"field-{number:04}": f"{number:084}" for number in range(1000)}
     big: DRef[dict[str, str]] = DRef("big", default=dict, using="redis")
     big.set(value)
     client = redis.Redis.from_url(servers.redis)

@@ -2,10 +2,10 @@
 -- upsert: a subquery here costs as much as the rest. No row comes back when bytes are stored, or nothing is but a
 -- row lies there, and the sum may overflow: then dref_one() finds the exact answer.
 INSERT INTO dref_entry AS e (space, name, num, version, op, result)
-VALUES ($1, $2, $4 + $3, greatest(1, coalesce($6, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)), $5, $4 + $3)
+VALUES ($1, $2, $4 + $3, greatest(1, coalesce($6, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)), $5, $4 + $3)
 ON CONFLICT (space, name) DO UPDATE SET
     num = e.num + $3,
-    version = greatest(e.version + 1, coalesce($6, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)),
+    version = greatest(e.version + 1, coalesce($6, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)),
     base = e.version,
     existed = true,
     op = $5,

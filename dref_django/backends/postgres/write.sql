@@ -2,13 +2,13 @@
 -- $7 op id, $8 now. As flat as add.sql; no row comes back when there is no value but a row lies there.
 INSERT INTO dref_entry AS e (space, name, num, data, version, deadline, op)
 VALUES (
-    $1, $2, $3, $4, greatest(1, coalesce($8, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)),
+    $1, $2, $3, $4, greatest(1, coalesce($8, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)),
     CASE WHEN $5 IS NOT NULL THEN dref_now($8) + $5 END, $7
 )
 ON CONFLICT (space, name) DO UPDATE SET
     num = $3,
     data = $4,
-    version = greatest(e.version + 1, coalesce($8, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)),
+    version = greatest(e.version + 1, coalesce($8, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)),
     base = e.version,
     existed = true,
     deadline = CASE WHEN $6 THEN e.deadline WHEN $5 IS NOT NULL THEN dref_now($8) + $5 END,

@@ -179,6 +179,8 @@ class TcpProxy:
 
     def close(self) -> None:
         self._run(self._refuse)
+        self._run_coroutine(_breathe())  # a client that is being accepted is ours to close only when it is
+        self._run(self._cut)
         self._run_coroutine(_settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(COMMAND_TIMEOUT)
@@ -317,4 +319,10 @@ async def _settle() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)
+    await _breathe()
+
+
+async def _breathe() -> None:
+    """Lets the loop finish what is a few turns away: accepting a client, closing a transport."""
+    for _ in range(8):
+        await asyncio.sleep(0)

@@ -25,10 +25,11 @@ from dref_django.store import Event, Store
 from dref_django.testing.conformance import NOW, Client, Listener
 from tests.kinds import make
 
-from .commands import GROUP, STEPS, batches, data, resolved
+from .commands import GROUP, batches, data, resolved, steps
 
-EXAMPLES = 80
-LENGTH = 30
+EXAMPLES = 150
+LENGTH = 6
+CHAPTER = 24
 MORE = int(os.environ.get("DREF_MODEL_EXAMPLES", "0"))
 
 
@@ -61,9 +62,13 @@ class Story(RuleBasedStateMachine):
         self.tokens: list[int] = []
         self.told: list[Event] = []
 
-    @rule(step=st.sampled_from(STEPS), batch=batches)
-    def apply(self, step: int, batch: list[Command]) -> None:
-        self.now += step
+    @rule(chapter=st.lists(st.tuples(steps, batches), min_size=CHAPTER // 2, max_size=CHAPTER))
+    def apply(self, chapter: list[tuple[int, list[Command]]]) -> None:
+        for step, batch in chapter:
+            self.now += step
+            self._apply(batch)
+
+    def _apply(self, batch: list[Command]) -> None:
         commands = [self.own(command) for command in batch]
         expected, events = self.store.apply(commands, self.now)
         self.told += events

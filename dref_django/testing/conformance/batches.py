@@ -60,13 +60,20 @@ class BatchContract(Contract):
         a, b, c = names
         version = client(Write(a, INT_MAX)).version
         client(Write(b, b"old"))
+        client(Write(c, 5))
         commands: list[Command] = [Write(b, b"new"), Add(c, 1)]
         commands.insert(place, Add(a, 1))
         replies = client.batch(commands)
         assert replies.pop(place) == Reply(Status.OVERFLOW, INT_MAX, version, None, True)
         assert replies == [ABORTED, ABORTED]
-        assert [client.data(each) for each in names] == [INT_MAX, b"old", None]
-        assert client(Read(c)).version == 0
+        assert [client.data(each) for each in names] == [INT_MAX, b"old", 5]
+        assert [client(Read(each)).version for each in names] == [NOW, NOW, NOW]
+
+    def test_failing_command_leaves_no_trace_of_what_it_would_have_made(self, client: Client, names: list[str]) -> None:
+        a, b, c = names
+        client(Write(a, b"bytes"))
+        assert client.batch([Write(b, 1), Add(c, 1), Add(a, 1)])[:2] == [ABORTED, ABORTED]
+        assert client.batch([Read(b), Read(c)]) == [Reply(Status.APPLIED)] * 2
 
     def test_only_the_first_of_two_failing_commands_has_its_own_status(self, client: Client, names: list[str]) -> None:
         a, b, c = names

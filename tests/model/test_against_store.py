@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any, ClassVar
 
 import hypothesis
@@ -25,11 +26,12 @@ from dref_django.store import Event, Store
 from dref_django.testing.conformance import NOW, Client, Listener
 from tests.kinds import make
 
-from .commands import GROUP, batches, data, resolved, steps
+from .commands import GROUP, batches, data, resolved, rolled_batch, rolled_step, steps
 
-EXAMPLES = 150
-LENGTH = 6
-CHAPTER = 24
+EXAMPLES = 40
+LENGTH = 12
+CHAPTER = 16
+STORM = 60
 MORE = int(os.environ.get("DREF_MODEL_EXAMPLES", "0"))
 
 
@@ -68,11 +70,19 @@ class Story(RuleBasedStateMachine):
             self.now += step
             self._apply(batch)
 
+    @rule(seed=st.integers(0, 2**32))
+    def storm(self, seed: int) -> None:
+        """Many commands in a row."""
+        dice = Random(seed)
+        for _ in range(STORM):
+            self.now += rolled_step(dice)
+            self._apply(rolled_batch(dice))
+
     def _apply(self, batch: list[Command]) -> None:
         commands = [self.own(command) for command in batch]
         expected, events = self.store.apply(commands, self.now)
         self.told += events
-        assert promised(self.lab.backend.execute(commands, now=self.now)) == promised(expected)
+        assert promised(self.lab.backend.execute(commands, now=self.now)) == promised(expected), commands
         self.versions += [reply.version for reply in expected if reply.version]
         self.tokens += [reply.token for reply in expected if reply.token]
 

@@ -32,7 +32,7 @@ from dref_django.protocol import (
 GROUP = "gruppe\x1f"
 # One group, so that any of them may stand in one batch on a cluster, too; few, so that commands meet.
 NAMES = tuple(GROUP + name for name in ("a", "b{}", "ünïcode/☃ *?[x]"))
-OWNERS = ("node/1", "node/2", "other/1")
+OWNERS = ("node/1", "node/2", "other/1", "other/2")
 STEPS = (0, 1, 1000, RESERVATION, GRAVE // 2, GRAVE - 1, GRAVE, GRAVE + 1, 3 * GRAVE)
 steps = st.one_of(*[st.sampled_from((0, 1, 1000))] * 5, st.just(RESERVATION), st.sampled_from(STEPS))
 

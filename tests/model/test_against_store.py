@@ -97,11 +97,11 @@ class Story(RuleBasedStateMachine):
         return list(reply.page)
 
     def own(self, command: Command) -> Command:
-        """The command on the names of this story, for owners whose wakes come to this process."""
+        """The command on the names of this story; wakes of its owners `node/...` come to this process."""
         assert not isinstance(command, Scan | ScanLeases)
         changes: dict[str, Any] = {"name": self.mark + command.name, **resolved(command, self.versions, self.tokens)}
-        if owner := getattr(command, "owner", ""):
-            changes["owner"] = self.node + owner.replace("/", "-")
+        if (owner := getattr(command, "owner", "")).startswith("node/"):
+            changes["owner"] = self.node + owner.removeprefix("node/")
         return replace(command, **changes)
 
     def teardown(self) -> None:
@@ -113,7 +113,7 @@ class Story(RuleBasedStateMachine):
             expected = [notice for notice in notices if notice.name == name]
             heard = listener.wait_for_versions(name, {notice.version for notice in expected})
             assert list(meanings(heard)) == list(meanings(expected))
-        wakes = [event for event in self.told if isinstance(event, Wake)]
+        wakes = [event for event in self.told if isinstance(event, Wake) and event.owner.startswith(self.node)]
         for wake in wakes:
             listener.wait_for_wake(wake, wakes.count(wake))
         assert sorted(wake for wake in listener.wakes if wake.name.startswith(self.mark)) == sorted(wakes)

@@ -21,7 +21,8 @@ from .join import Joining
 from .listener import PostgresFeed
 from .locks import Locks, Pooled
 from .pools import DEFAULT_SIZE, MISSING_TABLE, Exhausted, Pool, Unusable, missing_tables
-from .session import Broken, Limit, Refused, converse
+from .session import Broken, Limit, Refused, Session, converse
+from .statements import Answer
 
 if TYPE_CHECKING:
     from django.core.checks import CheckMessage
@@ -102,18 +103,10 @@ class PostgresBackend(Backend):
             raise NotSent(str(error)) from error
         try:
             answer = session.wait(converse(session, self.params.key_prefix, commands, now), limit)
-        except Refused as refused:
-            self.pool.give(session)
-            raise self._meaning(refused, commands) from refused
         except BaseException as error:
-            self.pool.drop(session)
-            if isinstance(error, Broken):
-                raise ReplyLost(str(error)) from error
+            self._fail(session, error, commands)
             raise
-        self.pool.give(session)
-        if answer.events:
-            self.dispatcher.post(answer.events)
-        return answer.replies
+        return self._finish(session, answer)
 
     async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         if self._joining.is_active():
@@ -134,18 +127,25 @@ class PostgresBackend(Backend):
             raise NotSent(str(error)) from error
         try:
             answer = await session.await_(converse(session, self.params.key_prefix, commands, now), limit)
-        except Refused as refused:
-            self.pool.give(session)
-            raise self._meaning(refused, commands) from refused
         except BaseException as error:
-            self.pool.drop(session)
-            if isinstance(error, Broken):
-                raise ReplyLost(str(error)) from error
+            self._fail(session, error, commands)
             raise
+        return self._finish(session, answer)
+
+    def _finish(self, session: Session, answer: Answer) -> list[Reply]:
         self.pool.give(session)
         if answer.events:
             self.dispatcher.post(answer.events)
         return answer.replies
+
+    def _fail(self, session: Session, error: BaseException, commands: Sequence[Command]) -> None:
+        """Raises what the failure of an exchange means, if that is another error; refused, a session stays whole."""
+        if isinstance(error, Refused):
+            self.pool.give(session)
+            raise self._meaning(error, commands) from error
+        self.pool.drop(session)
+        if isinstance(error, Broken):
+            raise ReplyLost(str(error)) from error
 
     def _do_without_sessions(self) -> None:
         self.locks = None

@@ -11,8 +11,9 @@ import redis
 
 from dref_django import LockTimeout, lock
 from dref_django.backends import Backend
+from dref_django.held import MARGIN, Held
 from dref_django.inspection import lock_info
-from dref_django.leasing import MARGIN, RENEW_BATCH, RENEWALS, Held, keeper_of
+from dref_django.keeper import RENEW_BATCH, RENEWALS, keeper_of
 from dref_django.protocol import Renew
 from tests.locks.scripted import ScriptedBackend
 from tests.processes import wait_until
@@ -55,8 +56,8 @@ class TestGil:
         number = 3**200_000
         while (took := self.square(number)) < 0.5:
             number **= 2
-        for _ in range(5):  # until the machine lets the call take as long as it did
-            guard = lock("a", ttl=2.1 * took)
+        for attempt in range(5):  # until the machine lets the call take as long as it did
+            guard = lock(f"a{attempt}", ttl=2.1 * took)
             held = guard.acquire()
             until = held.ttl * (1 - MARGIN - 1 / RENEWALS)
             wait_until(lambda: held.remaining() < until + 0.05, "the renewal to come near", 20)  # noqa: B023

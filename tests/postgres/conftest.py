@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import psycopg
@@ -13,7 +12,7 @@ from django.db import connections
 
 from dref_django.backends.base import Params
 from dref_django.backends.postgres import PostgresBackend
-from dref_django.protocol import Notice, Wake
+from dref_django.streams import get_hub
 from tests.proxy import TcpProxy
 
 OP = b"12345678"
@@ -29,6 +28,7 @@ class Database:
         settings = connections.settings[alias]
         self.host, self.port = settings["HOST"], int(settings["PORT"])
         self.url = f"postgresql://{settings['USER']}@{self.host}:{self.port}/{settings['NAME']}"
+        self._others: frozenset[int] = frozenset()
 
     def sql(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
         """What a plain client is answered to one statement."""
@@ -37,22 +37,23 @@ class Database:
             return cursor.fetchall() if cursor.description is not None else []
 
     def sessions(self) -> int:
-        """How many connections to this database are the back end's."""
+        """How many connections to this database are the back ends' of this test."""
+        return len(self._pids() - self._others)
+
+    def pass_over_others(self) -> None:
+        """What earlier tests left, and may be on its way out, does not count."""
+        self._others = self._pids()
+
+    def _pids(self) -> frozenset[int]:
         condition = "application_name = 'dref_django' AND datname = current_database()"
-        ((count,),) = self.sql(f"SELECT count(*) FROM pg_stat_activity WHERE {condition}")  # noqa: S608
-        return int(count)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns when another process or task has made `condition` true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - no event to wait for
-            await asyncio.sleep(0.002)
+        return frozenset(pid for (pid,) in self.sql(f"SELECT pid FROM pg_stat_activity WHERE {condition}"))  # noqa: S608
 
 
 @pytest.fixture
 def database(postgres_tables: str) -> Database:
-    return Database(postgres_tables)
+    database = Database(postgres_tables)
+    database.pass_over_others()
+    return database
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ def make_backend(database: Database, made: list[PostgresBackend]) -> Iterator[Ma
 
     yield make
     for backend in made:
+        get_hub(backend).close()  # a wait or a renewal may have started it
         backend.close()
 
 
@@ -92,47 +94,3 @@ def through(database: Database, made: list[PostgresBackend], monkeypatch: pytest
         yield proxy
         for backend in made:  # they would go on trying
             backend.close()
-
-
-class Recorder:
-    """A sink that keeps what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.epochs: list[str] = []
-        self.downs: list[str] = []
-        self.notices: list[Notice] = []
-        self.wakes: list[Wake] = []
-
-    def up(self, epoch: str) -> None:
-        self.epochs.append(epoch)
-
-    def down(self, reason: str) -> None:
-        self.downs.append(reason)
-
-    def notice(self, notices: Sequence[Notice]) -> None:
-        self.notices += notices
-
-    def wake(self, wake: Wake) -> None:
-        self.wakes.append(wake)
-
-
-class Listening:
-    """A feed that runs, with its sink."""
-
-    def __init__(self, backend: PostgresBackend) -> None:
-        self.heard = Recorder()
-        self.feed = backend.feed(self.heard)
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Listening:
-        self._task = asyncio.ensure_future(self.feed.run())
-        await self.ups(1)
-        return self
-
-    async def ups(self, count: int) -> None:
-        await until(lambda: len(self.heard.epochs) >= count)
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)

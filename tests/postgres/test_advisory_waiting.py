@@ -17,7 +17,8 @@ from dref_django.leasing import Grant, take
 from dref_django.protocol import Acquire, Inspect, Release, Status, Wake
 from dref_django.store import Event
 from tests.children import Child
-from tests.postgres.conftest import Listening, MakeBackend, until
+from tests.listening import Listening, until
+from tests.postgres.conftest import MakeBackend
 from tests.processes import wait_until
 
 TTL = 30_000_000

@@ -12,7 +12,8 @@ from dref_django.backends.postgres.channels import PAYLOAD_LIMIT, Channels, cana
 from dref_django.backends.postgres.dispatcher import MOST_NAMES, MOST_NOTICES, Outbox
 from dref_django.deltas import make_splice
 from dref_django.protocol import Acquire, Add, Delete, Expire, Notice, Patch, Read, Release, Splice, Wake, Write
-from tests.postgres.conftest import OP, Database, Listening, MakeBackend, until
+from tests.listening import Listening, until
+from tests.postgres.conftest import OP, Database, MakeBackend
 from tests.proxy import TcpProxy
 
 END_LISTENERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^(LISTEN|NOTIFY) dref'"

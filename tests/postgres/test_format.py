@@ -15,7 +15,8 @@ import pytest
 from dref_django.backends.postgres import PostgresBackend
 from dref_django.codecs import get_codec
 from dref_django.protocol import Acquire, Add, Delete, Patch, Read, Release, Scan, Status, Write
-from tests.postgres.conftest import OP, Database, Listening, MakeBackend, until
+from tests.listening import Listening, until
+from tests.postgres.conftest import OP, Database, MakeBackend
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = (ROOT / "docs" / "format.md").read_text(encoding="utf-8").partition("\n## PostgreSQL\n")[2]

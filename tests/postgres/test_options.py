@@ -16,7 +16,8 @@ from dref_django import migrations
 from dref_django.backends.base import Params
 from dref_django.backends.postgres import PostgresBackend
 from dref_django.protocol import Add, Read
-from tests.postgres.conftest import OP, Database, Listening, MakeBackend, until
+from tests.listening import Listening, until
+from tests.postgres.conftest import OP, Database, MakeBackend
 from tests.proxy import TcpProxy
 from tests.servers import PostgresServer
 

@@ -17,7 +17,8 @@ from dref_django import background
 from dref_django.backends.base import Params
 from dref_django.backends.postgres import PostgresBackend
 from dref_django.protocol import Add, Read
-from tests.postgres.conftest import OP, Listening, MakeBackend
+from tests.listening import Listening
+from tests.postgres.conftest import OP, MakeBackend
 
 
 class InsideTestCaseTests(TestCase):

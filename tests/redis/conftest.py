@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -19,13 +18,6 @@ def command(server: HasUrl, *parts: str | bytes) -> Any:
     """What a server answers to one command of a plain client."""
     with redis.Redis.from_url(server.url) as client:
         return client.execute_command(*parts)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns when another process or task has made `condition` true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - no event to wait for
-            await asyncio.sleep(0.001)
 
 
 MakeBackend: TypeAlias = Callable[..., RedisBackend]

@@ -15,7 +15,7 @@ from dref_django.backends.base import Params
 from dref_django.backends.redis import RedisBackend
 from dref_django.exceptions import DRefError, Unavailable
 from dref_django.protocol import Acquire, Add, Check, Command, Inspect, Read, Reply, Scan, ScanLeases, Status, Write
-from tests.redis.test_feed import Listening
+from tests.listening import Listening
 from tests.servers import RedisCluster, RedisClusterNode
 
 NAMES = [f"n{number}" for number in range(50)]

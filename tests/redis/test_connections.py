@@ -20,8 +20,9 @@ from dref_django.backends.redis import RedisBackend
 from dref_django.backends.redis.wire import Wire
 from dref_django.exceptions import DRefError, Unavailable
 from dref_django.protocol import Acquire, Add, Command, Inspect, Read, Status, Write
+from tests.listening import until
 from tests.proxy import TcpProxy
-from tests.redis.conftest import MakeBackend, command, until
+from tests.redis.conftest import MakeBackend, command
 from tests.servers import HasUrl
 
 MIB = 1024 * 1024

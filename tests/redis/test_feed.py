@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import msgpack
@@ -11,60 +11,12 @@ import pytest
 import redis.asyncio
 
 from dref_django.backends.redis import RedisBackend
-from dref_django.backends.redis.listener import RedisFeed
 from dref_django.deltas import make_splice
 from dref_django.protocol import Acquire, Add, Delete, Notice, Patch, Release, Splice, Wake, Write
+from tests.listening import Listening, until
 from tests.proxy import TcpProxy
-from tests.redis.conftest import MakeBackend, command, until
+from tests.redis.conftest import MakeBackend, command
 from tests.servers import HasUrl, RedisServer
-
-
-class Recorder:
-    """A sink that keeps what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.epochs: list[str] = []
-        self.downs: list[str] = []
-        self.notices: list[Notice] = []
-        self.wakes: list[Wake] = []
-
-    def up(self, epoch: str) -> None:
-        self.epochs.append(epoch)
-
-    def down(self, reason: str) -> None:
-        self.downs.append(reason)
-
-    def notice(self, notices: Sequence[Notice]) -> None:
-        self.notices += notices
-
-    def wake(self, wake: Wake) -> None:
-        self.wakes.append(wake)
-
-    def names(self) -> list[str]:
-        return [notice.name for notice in self.notices]
-
-
-class Listening:
-    """A feed that runs, with its sink."""
-
-    def __init__(self, backend: RedisBackend) -> None:
-        self.backend = backend
-        self.heard = Recorder()
-        self.feed: RedisFeed = backend.feed(self.heard)
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Listening:
-        self._task = asyncio.ensure_future(self.feed.run())
-        await self.ups(1)
-        return self
-
-    async def ups(self, count: int) -> None:
-        await until(lambda: len(self.heard.epochs) >= count)
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
 
 @pytest.fixture
@@ -116,7 +68,7 @@ async def test_prefix_stands_for_itself(listening: Listening, prefix: str) -> No
 
 
 async def test_one_changed_field_of_100_kb_is_published_in_under_300_bytes(
-    listening: Listening, redis_server: HasUrl
+    backend: RedisBackend, listening: Listening, redis_server: HasUrl
 ) -> None:
     value = {f"field {number}": "x" * 90 for number in range(1000)}
     old = msgpack.packb(value)
@@ -127,7 +79,7 @@ async def test_one_changed_field_of_100_kb_is_published_in_under_300_bytes(
     (first,) = await listening.backend.aexecute([Write("v", old)])
     await listening.feed.subscribe(["v"], [])
     async with redis.asyncio.Redis.from_url(redis_server.url) as client, client.pubsub() as raw:
-        await raw.subscribe(listening.backend.keys.channel("v"))
+        await raw.subscribe(backend.keys.channel("v"))
         await raw.get_message(timeout=5)
         (second,) = await listening.backend.aexecute([Write("v", splice, expect=first.version)])
         message = await raw.get_message(timeout=5)
@@ -221,7 +173,7 @@ async def test_subscription_that_is_not_confirmed_ends_the_connection(
 
 
 async def test_listener_needs_one_connection_for_any_number_of_names(
-    listening: Listening, redis_server: HasUrl
+    backend: RedisBackend, listening: Listening, redis_server: HasUrl
 ) -> None:
     before = command(redis_server, "CLIENT", "LIST", "TYPE", "pubsub").count(b"\n")
     await listening.feed.subscribe([f"n{number}" for number in range(5000)], [])

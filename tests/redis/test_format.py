@@ -14,8 +14,7 @@ import redis
 from dref_django.backends.redis import RedisBackend
 from dref_django.backends.redis.options import KNOWN
 from dref_django.protocol import Acquire, Add, Delete, Notice, Patch, Read, Scan, Write
-from tests.redis.conftest import until
-from tests.redis.test_feed import Listening
+from tests.listening import Listening, until
 from tests.servers import HasUrl
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"

@@ -17,8 +17,8 @@ from dref_django.backends.base import Params
 from dref_django.backends.redis import RedisBackend
 from dref_django.exceptions import Unavailable
 from dref_django.protocol import Add, Read
+from tests.listening import Listening
 from tests.processes import wait_until
-from tests.redis.test_feed import Listening
 from tests.servers import RedisServer, free_port, janitor
 
 

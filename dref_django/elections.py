@@ -29,8 +29,10 @@ from . import backends, conf, naming
 from .codecs import get_codec
 from .exceptions import DRefError, LockLost, Unavailable
 from .flows import Await, Flow, Pause, adrive, drive, refuse_running_loop
+from .held import Held
 from .hub import Hub
-from .leasing import RECHECK, SOONEST, Held, clock
+from .keeper import SOONEST, clock
+from .leasing import RECHECK
 from .locks import DEFAULT_TTL, SETTING, Lock, Timeout, who_am_i
 from .protocol import ABSENT, OP_ID_SIZE, Data, Inspect, LeaseInfo, Read, Reply, Status, Write, check_name
 from .streams import Buffer, call_back, get_hub

@@ -29,8 +29,10 @@ from . import backends, conf, naming
 from .backends.base import Backend
 from .exceptions import DRefError, LockLost
 from .flows import Flow, drive, refuse_running_loop
+from .held import MARGIN, Held
 from .hub import Hub
-from .leasing import MARGIN, MIN_TTL, RECHECK, Grant, Held, hold, keeper_of, new_owner
+from .keeper import keeper_of
+from .leasing import MIN_TTL, RECHECK, Grant, hold, new_owner
 from .locks import DEFAULT_TTL, seconds, who_am_i
 from .protocol import OP_ID_SIZE, Acquire, Add, LeaseInfo, Reply, ScanLeases, Status, check_name
 from .streams import Buffer, get_hub

@@ -20,8 +20,9 @@ from .binding import UNSET, BaseRef, known_ref
 from .deltas import make_splice
 from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, WrongKind
 from .flows import Call, Flow
+from .held import Held
 from .hub import FeedStatus
-from .leasing import Grant, Held, give, hold, take
+from .leasing import Grant, give, hold, take
 from .protocol import (
     ABSENT,
     INT_MAX,

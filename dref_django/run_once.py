@@ -35,7 +35,8 @@ from . import backends, commits, conf, naming
 from .codecs import get_codec
 from .exceptions import LockTimeout
 from .flows import Flow, adrive, drive
-from .leasing import Grant, Held
+from .held import Held
+from .leasing import Grant
 from .locks import DEFAULT_TTL, SETTING, Lock, Otherwise, Place, Timeout, here, seconds, who_am_i
 from .protocol import ABSENT, OP_ID_SIZE, Delete, Read, Reply, Write, check_name
 

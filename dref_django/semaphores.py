@@ -28,7 +28,9 @@ from . import conf
 from .backends.base import Backend
 from .exceptions import LockTimeout
 from .flows import Flow, Pause
-from .leasing import MARGIN, PLACE, RECHECK, SOONEST, Grant, Held, clock, hold, keeper_of, new_owner, take
+from .held import MARGIN, Held
+from .keeper import SOONEST, clock, keeper_of
+from .leasing import PLACE, RECHECK, Grant, hold, new_owner, take
 from .locks import DEFAULT_TTL, SETTING, Lock, Otherwise, Timeout
 from .naming import GROUP_SEPARATOR
 from .protocol import Acquire, Command, Inspect, LeaseInfo, Release, Renew, Reply, ScanLeases, Status

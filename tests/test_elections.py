@@ -18,8 +18,8 @@ from dref_django import Election, LockLost, LockTimeout
 from dref_django.backends import Backend, Params
 from dref_django.backends.memory import MemoryBackend
 from dref_django.elections import Leader
+from dref_django.held import Held
 from dref_django.inspection import break_lock
-from dref_django.leasing import Held
 from dref_django.protocol import Command, Inspect, Renew, Reply
 from tests.children import PATIENCE, Child
 from tests.kinds import installed

@@ -23,7 +23,7 @@ LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
-    {"cells", "flows", "hub", "leasing", "mirror", "rereading", "streams", "topics"},
+    {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"},
     {"binding", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs", "run_once"}
     | {"semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}

@@ -12,8 +12,8 @@ import pytest
 
 from dref_django import LockLost, Partitions
 from dref_django.backends import Backend
+from dref_django.held import Held
 from dref_django.inspection import break_lock
-from dref_django.leasing import Held
 from dref_django.protocol import ScanLeases
 from tests.children import PATIENCE, Child
 from tests.processes import wait_until

@@ -26,7 +26,8 @@ from django.conf import settings  # noqa: E402
 from django.core.signals import setting_changed  # noqa: E402
 
 from dref_django import DRefError, LockLost, backends, lock  # noqa: E402
-from dref_django.leasing import Held, clock, keeper_of  # noqa: E402
+from dref_django.held import Held  # noqa: E402
+from dref_django.keeper import clock, keeper_of  # noqa: E402
 
 _mutex = threading.Lock()
 _helds: dict[str, Held] = {}

@@ -15,9 +15,9 @@ from django.core.exceptions import SynchronousOnlyOperation
 from pytest_django.fixtures import Settings
 
 from dref_django import DRefError, InvalidName, Lock, LockLost, LockTimeout, lock
+from dref_django.entries import HeldAll
+from dref_django.held import Held
 from dref_django.inspection import break_lock, lock_info
-from dref_django.leasing import Held
-from dref_django.locks import HeldAll
 from tests.locks.conftest import InThread
 from tests.processes import wait_until
 

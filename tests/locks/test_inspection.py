@@ -12,7 +12,7 @@ import pytest
 from dref_django import InvalidName, LockLost, LockTimeout, lock
 from dref_django.backends import Backend
 from dref_django.inspection import abreak_lock, alock_info, alocks, break_lock, lock_info, locks
-from dref_django.leasing import keeper_of
+from dref_django.keeper import keeper_of
 from tests.locks.conftest import InThread
 from tests.locks.test_entering import until_awaited
 

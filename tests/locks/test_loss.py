@@ -17,8 +17,10 @@ from django.test import override_settings
 from dref_django import LockLost, backends, lock
 from dref_django.backends import Backend
 from dref_django.backends.memory import MemoryBackend
+from dref_django.held import Held
 from dref_django.inspection import abreak_lock, break_lock
-from dref_django.leasing import Grant, Held, clock, keeper_of
+from dref_django.keeper import clock, keeper_of
+from dref_django.leasing import Grant
 from dref_django.protocol import Acquire, Command, Inspect, Renew, Status
 from tests.locks.conftest import InThread
 from tests.locks.scripted import ScriptedBackend

@@ -15,7 +15,7 @@ from pytest_django.fixtures import Settings
 
 from dref_django import LockLost, LockTimeout, backends, lock
 from dref_django.inspection import break_lock, lock_info
-from dref_django.leasing import keeper_of
+from dref_django.keeper import keeper_of
 from tests.locks.test_entering import is_free
 from tests.processes import wait_until
 from tests.servers import HasUrl

@@ -1,0 +1,28 @@
+"""The subcommands of `manage.py dref`, a module each; imported only when they are used.
+
+A module has `HELP` (one line), `add_arguments(parser)` and `handle(options, out, err) -> exit code`. Bad input raises
+`CommandError`, which names what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Any, Protocol, cast
+
+from django.core.management.base import OutputWrapper
+
+SUBCOMMANDS: dict[str, str] = {}
+"""Name to the module in this package. In the order of the help text."""
+
+
+class Subcommand(Protocol):
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def handle(self, options: dict[str, Any], out: OutputWrapper, err: OutputWrapper) -> int: ...
+
+
+def load(name: str) -> Subcommand:
+    return cast(Subcommand, importlib.import_module(f"{__name__}.{SUBCOMMANDS[name]}"))

@@ -17,10 +17,23 @@ class Waiter(NamedTuple):
     expires: int
 
 
+class LeaseImage(NamedTuple):
+    """A lease as plain values, for a snapshot."""
+
+    name: str
+    owner: str
+    token: int
+    since: int
+    deadline: int
+    ttl: int
+    meta: str
+    queue: tuple[Waiter, ...]
+
+
 class Lease:
     """The state of one name. `owner` is "" when it is free, or kept by `at_least` (then the deadline lies ahead)."""
 
-    __slots__ = ("deadline", "meta", "name", "owner", "queue", "since", "token")
+    __slots__ = ("deadline", "meta", "name", "owner", "queue", "since", "token", "ttl")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,8 +41,35 @@ class Lease:
         self.token = 0
         self.since = 0
         self.deadline = 0
+        self.ttl = 0  # as it was last asked for: what an extension gives
         self.meta = ""
         self.queue: list[Waiter] = []
+
+    def dump(self) -> LeaseImage:
+        return LeaseImage(
+            self.name, self.owner, self.token, self.since, self.deadline, self.ttl, self.meta, tuple(self.queue)
+        )
+
+    @classmethod
+    def load(cls, image: LeaseImage) -> Lease:
+        lease = cls(image.name)
+        lease.owner, lease.token, lease.since, lease.deadline, lease.ttl, lease.meta = image[1:7]
+        lease.queue = [Waiter(*waiter) for waiter in image.queue]
+        return lease
+
+    def extend(self, before: int, now: int) -> None:
+        """Gives a holder, and each waiter, whose time had not run out `before` its whole time once more from `now`."""
+        if self.deadline > before:
+            self.deadline = max(self.deadline, now + self.ttl)
+        pause = now - before
+        self.queue = [
+            Waiter(owner, expires + pause) if expires > before else Waiter(owner, expires)
+            for owner, expires in self.queue
+        ]
+
+    def turns(self, since: int, now: int) -> bool:
+        """Whether what `info` shows changes by itself after `since` and up to `now`."""
+        return since < self.deadline <= now or any(since < waiter.expires <= now for waiter in self.queue)
 
     def apply(self, command: Acquire | Renew | Release | Break, now: int) -> tuple[Reply, list[Wake]]:
         self.queue = [waiter for waiter in self.queue if waiter.expires > now]
@@ -62,7 +102,7 @@ class Lease:
         owner = command.owner
         if self.deadline > now:
             if self.owner == owner:
-                self.deadline = now + command.ttl
+                self.deadline, self.ttl = now + command.ttl, command.ttl
                 return self._granted(now), []
             self._enqueue(owner, command.wait, now)
             return Reply(Status.HELD, left=self.deadline - now, token=self.token), []
@@ -70,7 +110,7 @@ class Lease:
             self.queue = self.queue[1:]
             self.owner, self.meta = owner, command.meta
             self.token = max(self.token + 1, now)
-            self.since, self.deadline = now, now + command.ttl
+            self.since, self.deadline, self.ttl = now, now + command.ttl, command.ttl
             return self._granted(now), []
         self._enqueue(owner, command.wait, now)
         wakes = self._wake_next(now)
@@ -99,7 +139,7 @@ class Lease:
     def _renew(self, command: Renew, now: int) -> Reply:
         if self.owner != command.owner or self.token != command.token or self.deadline <= now:
             return Reply(Status.LOST, token=self.token)
-        self.deadline = now + command.ttl
+        self.deadline, self.ttl = now + command.ttl, command.ttl
         return self._granted(now)
 
     def _release(self, command: Release, now: int) -> tuple[Reply, list[Wake]]:
@@ -110,7 +150,7 @@ class Lease:
         )  # an expired lease is nobody's to release
         if held:
             self.owner = self.meta = ""
-            self.deadline = now + command.keep
+            self.deadline, self.ttl = now + command.keep, 0
         wakes = self._wake_next(now) if (held or queued) and self.deadline <= now else []
         return Reply(Status.APPLIED, existed=held, token=self.token), wakes
 

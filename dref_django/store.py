@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from .deltas import apply_splice
-from .leases import Lease
+from .leases import Lease, LeaseImage
 from .protocol import (
     ABSENT,
     GRAVE,
@@ -57,6 +57,9 @@ from .protocol import (
 
 Event: TypeAlias = Notice | Wake
 
+READS = (Read, Check, Find, Scan, Inspect, ScanLeases)
+"""Commands that only look."""
+
 SWEEP = 2
 """Graves removed by each call, at most: garbage collection never makes one call slow."""
 
@@ -87,6 +90,14 @@ class View(NamedTuple):
     version: int
     left: int | None
     ring: tuple[Mark, ...]
+
+
+class Image(NamedTuple):
+    """All that a store holds, as plain values that later calls do not touch; for a snapshot."""
+
+    entries: dict[str, Entry]
+    leases: list[LeaseImage]
+    graves: list[tuple[int, str]]
 
 
 NEVER = View(None, 0, None, ())
@@ -122,8 +133,61 @@ class Store:
                 aborted = [Reply(Status.ABORTED)] * len(commands)
                 aborted[index] = failure.reply
                 return aborted, []
-        self._sweep(now)
+        self.sweep(now)
         return replies, events
+
+    def query(self, commands: Sequence[Command], now: int) -> list[Reply]:
+        """`apply` for commands that only look (`READS`): changes nothing, not even what is collected as garbage."""
+        replies: list[Reply] = []
+        for index, command in enumerate(commands):
+            if not isinstance(command, READS):
+                raise ValueError(f"{type(command).__name__} is no command that only looks")
+            try:
+                replies.append(_RULES[type(command)](self, command, now, [], {}))
+            except Failed as failure:
+                aborted = [Reply(Status.ABORTED)] * len(commands)
+                aborted[index] = failure.reply
+                return aborted
+        return replies
+
+    # --- as a replicated state: what a leader and a snapshot need --------------------------------------------------
+
+    def turns(self, names: Iterable[str], since: int, now: int) -> bool:
+        """Whether one of these entries or leases runs out after `since` and up to `now`."""
+        for name in names:
+            entry, lease = self._entries.get(name), self._leases.get(name)
+            if entry is not None and entry.deadline is not None and since < entry.deadline <= now:
+                return True
+            if lease is not None and lease.turns(since, now):
+                return True
+        return False
+
+    def extend_leases(self, before: int, now: int) -> None:
+        """After a time without a server: whoever held a lease `before` it gets its whole time again, from `now`."""
+        for lease in self._leases.values():
+            lease.extend(before, now)
+
+    def next_grave(self) -> int | None:
+        """When `sweep` is worth a call again."""
+        return self._graves[0][0] if self._graves else None
+
+    def is_empty(self) -> bool:
+        return not self._entries and not self._leases
+
+    def dump(self) -> Image:
+        return Image(dict(self._entries), [lease.dump() for lease in self._leases.values()], sorted(self._graves))
+
+    @classmethod
+    def load(cls, image: Image) -> Store:
+        """A store that answers to whatever follows as the dumped one does."""
+        store = cls()
+        store._entries = dict(image.entries)
+        store._names = sorted(store._entries)
+        store._leases = {lease.name: Lease.load(lease) for lease in image.leases}
+        store._lease_names = sorted(store._leases)
+        store._graves = sorted(image.graves)
+        store._marked = {name for _, name in store._graves}
+        return store
 
     # --- entries ------------------------------------------------------------------------------------------------
 
@@ -170,8 +234,9 @@ class Store:
             self._marked.add(name)
             heapq.heappush(self._graves, (time, name))
 
-    def _sweep(self, now: int) -> None:
-        for _ in range(SWEEP):
+    def sweep(self, now: int, limit: int = SWEEP) -> None:
+        """Looks at up to `limit` graves and collects what is old enough."""
+        for _ in range(limit):
             if not self._graves or self._graves[0][0] > now:
                 return
             _, name = heapq.heappop(self._graves)

@@ -1,0 +1,226 @@
+"""The replicated state machine: stores by key prefix, sessions, and the one clock that counts.
+
+Every node applies the same entries in the same order and holds the same state after each. So nothing here looks at a
+clock: the leader stamps each entry with its `now`, and the machine's time is the latest stamp it has seen. Kinds:
+
+- BATCH: commands of one client; a number that its session has seen before is answered from there.
+- OPEN, CLOSE: a session begins (its id is the entry's index, so it never comes twice) and ends.
+- LEAD: the first entry of a new leader: every lease gets its whole time again, as nobody could renew meanwhile.
+- TIME: moves time on and collects garbage; the leader proposes it when something is due.
+
+What only looks does not come through the log: `query`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from dref_django.leases import LeaseImage, Waiter
+from dref_django.protocol import Command, Reply, Scan, ScanLeases
+from dref_django.store import READS, Entry, Event, Image, Mark, Store
+
+from .sessions import Forgotten, SessionImage, Sessions
+from .wire import WireError, decode_commands, encode_replies
+
+FORMAT: Final = 1
+SWEEP: Final = 1000
+"""Graves that one TIME entry looks at."""
+
+
+class Kind(IntEnum):
+    BATCH = 0
+    OPEN = 1
+    CLOSE = 2
+    LEAD = 3
+    TIME = 4
+
+
+class Verdict(IntEnum):
+    APPLIED = 0
+    """`result` holds the replies; of OPEN the session's id."""
+    EXPIRED = 1
+    """There is no such session (any more): this entry changed nothing, an earlier one of that number may have."""
+    FORGOTTEN = 2
+    """Done before, and the replies are no longer known."""
+    REFUSED = 3
+    """These bytes mean nothing here: nothing was changed."""
+
+
+class Outcome(NamedTuple):
+    verdict: Verdict
+    result: bytes = b""
+    space: str = ""
+    events: Sequence[Event] = ()
+
+
+class SnapshotError(Exception):
+    """These bytes are no snapshot of this machine."""
+
+
+class Request(NamedTuple):
+    """A batch as its client sends it, to be put into an entry by the leader."""
+
+    session: int
+    number: int
+    floor: int
+    """The client is done with all lower numbers."""
+    space: str
+    now: int | None
+    """In place of the leader's clock; in tests only."""
+    commands: bytes
+
+
+def batch_entry(now: int, request: Request) -> bytes:
+    packed: bytes = msgpack.packb((Kind.BATCH, now, *request))
+    return packed
+
+
+def plain_entry(kind: Kind, now: int, session: int = 0) -> bytes:
+    """An entry of any other kind; `session` is for CLOSE."""
+    packed: bytes = msgpack.packb((kind, now, session))
+    return packed
+
+
+def only_looks(commands: Sequence[Command]) -> bool:
+    return all(isinstance(command, READS) for command in commands)
+
+
+class Capture:
+    """The state at one entry, ready to be written while the machine goes on."""
+
+    def __init__(self, now: int, sessions: list[SessionImage], spaces: dict[str, Image]) -> None:
+        self._now = now
+        self._sessions = sessions
+        self._spaces = spaces
+
+    def encode(self) -> bytes:
+        """Takes its time for a large state, in steps, so that other threads run meanwhile."""
+        packer = msgpack.Packer()
+        return b"".join(packer.pack(part) for part in self._parts())
+
+    def _parts(self) -> Iterator[object]:
+        yield (FORMAT, self._now, len(self._sessions), len(self._spaces))
+        yield from self._sessions
+        for space, image in self._spaces.items():
+            yield (space, len(image.entries), len(image.leases), len(image.graves))
+            for name, entry in image.entries.items():
+                yield (name, *entry)
+            yield from image.leases
+            yield from image.graves
+
+
+class Machine:
+    def __init__(self) -> None:
+        self.now = 0
+        """Microseconds: the latest stamp of an entry."""
+        self._spaces: dict[str, Store] = {}
+        self._sessions = Sessions()
+
+    def apply(self, index: int, data: bytes) -> Outcome:
+        try:
+            kind, stamp, *rest = msgpack.unpackb(data, use_list=False)
+            before, self.now = self.now, max(self.now, stamp)
+            match kind:
+                case Kind.BATCH:
+                    return self._batch(Request(*rest))
+                case Kind.OPEN:
+                    self._sessions.open(index, self.now)
+                    return Outcome(Verdict.APPLIED, msgpack.packb(index))
+                case Kind.CLOSE:
+                    self._sessions.close(rest[0])
+                case Kind.LEAD:
+                    for store in self._spaces.values():
+                        store.extend_leases(before, self.now)
+                    self._collect()
+                case Kind.TIME:
+                    self._collect()
+        except (WireError, ValueError, TypeError, msgpack.UnpackException):
+            return Outcome(Verdict.REFUSED)
+        return Outcome(Verdict.APPLIED)
+
+    def _batch(self, request: Request) -> Outcome:
+        session = self._sessions.use(request.session, self.now)
+        if session is None:
+            return Outcome(Verdict.EXPIRED)
+        session.done_below(request.floor)
+        try:
+            if (known := session.result(request.number)) is not None:
+                return Outcome(Verdict.APPLIED, known)
+        except Forgotten:
+            return Outcome(Verdict.FORGOTTEN)
+        commands = decode_commands(request.commands)
+        store = self._spaces.get(request.space) or Store()
+        replies, events = store.apply(commands, self.now if request.now is None else request.now)
+        self._spaces.setdefault(request.space, store)
+        result = encode_replies(replies)
+        session.record(request.number, result)
+        return Outcome(Verdict.APPLIED, result, request.space, events)
+
+    def _collect(self) -> None:
+        self._sessions.expire(self.now)
+        for space, store in list(self._spaces.items()):
+            store.sweep(self.now, SWEEP)
+            if store.is_empty():
+                del self._spaces[space]
+
+    # --- what the leader asks -----------------------------------------------------------------------------------
+
+    def query(self, space: str, commands: Sequence[Command], now: int) -> list[Reply]:
+        """Replies to commands that only look, at a time not before the machine's."""
+        return (self._spaces.get(space) or Store()).query(commands, now)
+
+    def turns(self, space: str, commands: Sequence[Command], now: int) -> bool:
+        """Whether something that these commands look at runs out between the machine's time and `now`.
+
+        Then a TIME entry has to come first: what was once seen to have run out has done so for the next leader, too,
+        whose clock may be behind.
+        """
+        store = self._spaces.get(space)
+        names = (command.name for command in commands if not isinstance(command, (Scan, ScanLeases)))
+        return store is not None and store.turns(names, self.now, now)
+
+    def is_due(self, now: int) -> bool:
+        """Whether a TIME entry would collect something."""
+        ends = [self._sessions.next_end(), *(store.next_grave() for store in self._spaces.values())]
+        return any(end is not None and end <= now for end in ends)
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    def capture(self) -> Capture:
+        spaces = {space: store.dump() for space, store in self._spaces.items()}
+        return Capture(self.now, list(self._sessions.dump()), spaces)
+
+    @classmethod
+    def restore(cls, data: bytes) -> Machine:
+        """Raises `SnapshotError`."""
+        unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=0)
+        unpacker.feed(data)
+        machine = cls()
+        try:
+            version, machine.now, sessions, spaces = unpacker.unpack()
+            if version != FORMAT:
+                raise SnapshotError(f"a snapshot of format {version}; this version reads format {FORMAT}")
+            for _ in range(sessions):
+                machine._sessions.load(SessionImage(*unpacker.unpack()))
+            for _ in range(spaces):
+                space, *counts = unpacker.unpack()
+                machine._spaces[space] = Store.load(_image(unpacker, *counts))
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise SnapshotError(f"damaged: {error}") from error
+        return machine
+
+
+def _image(unpacker: Any, entries: int, leases: int, graves: int) -> Image:
+    loaded = {}
+    for _ in range(entries):
+        name, data, version, deadline, ring = unpacker.unpack()
+        loaded[name] = Entry(data, version, deadline, tuple(Mark(*mark) for mark in ring))
+    images = []
+    for _ in range(leases):
+        image = LeaseImage(*unpacker.unpack())
+        images.append(image._replace(queue=tuple(Waiter(*waiter) for waiter in image.queue)))
+    return Image(loaded, images, [tuple(unpacker.unpack()) for _ in range(graves)])

@@ -53,6 +53,9 @@ class Hub:
         self._closed = False
         self._is_up = False
         self._down_since = 0.0
+        self.trouble = ""
+        """Why the listener is away; "" while it is there, or has not been asked for."""
+        self.reconnects = 0
         backend.clock.on_move(self._ring_all)
 
     @property
@@ -63,6 +66,16 @@ class Hub:
     @property
     def prefixes(self) -> dict[str, list[Reader]]:
         return self._mirror.prefixes
+
+    @property
+    def listens(self) -> bool:
+        """Whether anything was watched, or waited for, since the process started."""
+        return self._loop is not None
+
+    @property
+    def gaps(self) -> int:
+        """Changes of watched names that came after others which were missed, so far."""
+        return self._mirror.gaps
 
     # --- from any thread ----------------------------------------------------------------------------------------
 
@@ -251,11 +264,14 @@ class Hub:
     # --- on the loop: the sink of the feed ----------------------------------------------------------------------
 
     def up(self, epoch: str) -> None:
+        moved = self._mirror.epoch not in ("", epoch)
         if self._down_since:
             away = time.monotonic() - self._down_since
-            logger.warning("dref: back end %r reconnected after %.1f s", self.backend.params.alias, away)
+            told = "by another server, so values may go back" if moved else "changes meanwhile show as a gap"
+            logger.warning("dref: back end %r reconnected after %.1f s: %s", self.backend.params.alias, away, told)
             self._down_since = 0.0
-        moved = self._mirror.epoch not in ("", epoch)
+            self.reconnects += 1
+        self.trouble = ""
         self._mirror.epoch, self._is_up = epoch, True
         self._rereader.doubt_all(missed=True, moved=moved)
         for waker in list(self._wakers.values()):
@@ -265,7 +281,7 @@ class Hub:
         if self._is_up:
             self._down_since = time.monotonic()
             logger.warning("dref: back end %r lost its listener: %s", self.backend.params.alias, reason)
-        self._is_up, self.status = False, FeedStatus.STALE
+        self._is_up, self.status, self.trouble = False, FeedStatus.STALE, reason
 
     def _on_settled(self) -> None:
         if self._is_up:

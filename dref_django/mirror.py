@@ -32,6 +32,8 @@ class Mirror:
         self.greeting: list[Reader] = []
         """Readers of prefixes whose snapshot is still being read."""
         self.epoch = ""
+        self.gaps = 0
+        """Moves of which readers were told that changes before them were missed."""
         self._clock = clock
         self._ordered = ordered
         self._doubt = doubt
@@ -152,6 +154,7 @@ class Mirror:
         each change.
         """
         base, first = cell.version, not cell.known
+        self.gaps += gap
         backwards = version < base
         cell.known, cell.version, cell.data = True, version, data
         if cell.hinted <= version or backwards:

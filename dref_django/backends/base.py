@@ -146,6 +146,10 @@ class Backend(ABC):
         """What `manage.py check --deploy`, and `dref doctor`, should say about this back end. May connect."""
         return []
 
+    def facts(self) -> dict[str, Any]:
+        """What operators want to know of the server, a short text or number by name. May connect; raises as `execute`."""
+        return {}
+
     # --- what everybody calls -----------------------------------------------------------------------------------
 
     def execute(

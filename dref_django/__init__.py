@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .run_once import once
     from .semaphores import ReadWriteLock, Semaphore
     from .streams import Change, start
-    from .transactions import join_transaction
+    from .transactions import join_transaction, transaction
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ _HOMES = {
     "run_once": ("once",),
     "semaphores": ("ReadWriteLock", "Semaphore"),
     "streams": ("Change", "start"),
-    "transactions": ("join_transaction",),
+    "transactions": ("join_transaction", "transaction"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -93,6 +93,7 @@ __all__ = [
     "lock",
     "once",
     "start",
+    "transaction",
     "watch",
 ]
 

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-from . import backends, conf, naming
+from . import backends, conf, naming, workspace
 from .backends.base import Backend
 from .cells import Cell, Near
 from .codecs import Schema, get_codec, type_of_default
@@ -45,8 +45,9 @@ class _Bound:
         self.decoded: tuple[Near | None, Any] = (None, None)
         """The last copy that `peek` saw, and its value: one object, since threads race to replace it."""
 
-    def is_joined(self) -> bool:
-        return self.backend.supports_join and self.backend.is_joined()
+    def is_apart(self) -> bool:
+        """Whether the caller sees and makes what others do not see yet: it is in a transaction of either kind."""
+        return workspace.current() is not None or (self.backend.supports_join and self.backend.is_joined())
 
 
 class BaseRef(Generic[T]):
@@ -117,9 +118,9 @@ class BaseRef(Generic[T]):
 
     def _near(self) -> Flow[Near]:
         bound = self._bind()
-        if bound.is_joined():
-            joined: Reply = yield Read(self.name)
-            return Near.of(joined.version, joined.data, joined.left, bound.backend.clock.monotonic())
+        if bound.is_apart():
+            apart: Reply = yield Read(self.name)
+            return Near.of(apart.version, apart.data, apart.left, bound.backend.clock.monotonic())
         cell = bound.cell
         if cell is None or cell.near is None:
             yield Await(bound.hub.keep_near(self.name), f"the first look at {self.name!r}")
@@ -163,7 +164,7 @@ class BaseRef(Generic[T]):
 
     def _note(self, version: int, data: Data | None, left: int | None) -> None:
         bound = self._bind()
-        if not bound.is_joined():  # what a transaction has not committed is nobody else's to see
+        if not bound.is_apart():  # what a transaction has not committed is nobody else's to see
             bound.hub.note(self.name, version, data, left)
 
     def _bind(self) -> _Bound:
@@ -188,10 +189,10 @@ class BaseRef(Generic[T]):
         return type_of_default(default() if callable(default) else default)
 
     def _run(self, flow: Flow[R]) -> R:
-        return drive(self._bind().backend, flow)
+        return drive(workspace.executor(self._bind().backend), flow)
 
     async def _arun(self, flow: Flow[R]) -> R:
-        return await adrive(self._bind().backend, flow)
+        return await adrive(workspace.executor(self._bind().backend), flow)
 
     def _copy(self, value: T) -> T:
         """Another object than `value` where a caller could change it in place."""

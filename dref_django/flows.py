@@ -17,13 +17,13 @@ import concurrent.futures
 import inspect
 import os
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
 
-from .backends.base import Backend
+from .backends.base import Params
 from .exceptions import Unavailable
-from .protocol import Command
+from .protocol import Command, Reply
 from .waiting import Waker
 
 R = TypeVar("R")
@@ -49,7 +49,18 @@ Step: TypeAlias = Command | Sequence[Command] | Call | Pause | Await
 Flow: TypeAlias = Generator[Step, Any, R]
 
 
-def drive(backend: Backend, flow: Flow[R]) -> R:
+class Executor(Protocol):
+    """What a flow's commands go to: a back end, or a transaction that stands in for one."""
+
+    @property
+    def params(self) -> Params: ...
+
+    def execute(self, commands: Sequence[Command]) -> list[Reply]: ...
+
+    async def aexecute(self, commands: Sequence[Command]) -> list[Reply]: ...
+
+
+def drive(backend: Executor, flow: Flow[R]) -> R:
     """Runs the recipe in the calling thread. Raises `SynchronousOnlyOperation` inside a running event loop."""
     refuse_running_loop()
     try:
@@ -66,7 +77,7 @@ def drive(backend: Backend, flow: Flow[R]) -> R:
         return result
 
 
-async def adrive(backend: Backend, flow: Flow[R]) -> R:
+async def adrive(backend: Executor, flow: Flow[R]) -> R:
     """Runs the recipe as part of the current task."""
     try:
         step = next(flow)
@@ -90,7 +101,7 @@ def refuse_running_loop() -> None:
         )
 
 
-def _perform(backend: Backend, step: Step) -> Any:
+def _perform(backend: Executor, step: Step) -> Any:
     match step:
         case Call(function, args):
             return function(*args)
@@ -108,7 +119,7 @@ def _perform(backend: Backend, step: Step) -> Any:
             return backend.execute([step])[0]  # type: ignore[list-item]
 
 
-async def _aperform(backend: Backend, step: Step) -> Any:
+async def _aperform(backend: Executor, step: Step) -> Any:
     match step:
         case Call(function, args):
             result = function(*args)
@@ -127,6 +138,6 @@ async def _aperform(backend: Backend, step: Step) -> Any:
             return (await backend.aexecute([step]))[0]  # type: ignore[list-item]
 
 
-def _late(backend: Backend, what: str) -> Unavailable:
+def _late(backend: Executor, what: str) -> Unavailable:
     params = backend.params
     return Unavailable(f"DREF_BACKENDS[{params.alias!r}]: {what} took longer than TIMEOUT ({params.timeout:g} s).")

@@ -8,14 +8,11 @@ but the call itself.
 from __future__ import annotations
 
 import inspect
-import itertools
-import os
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-from . import backends, conf, naming
+from . import backends, conf, naming, workspace
 from .binding import UNSET, BaseRef, known_ref
 from .deltas import make_splice
 from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, WrongKind
@@ -23,12 +20,12 @@ from .flows import Call, Flow
 from .held import Held
 from .hub import FeedStatus
 from .leasing import Grant, give, hold, take
+from .op_ids import new_op_id
 from .protocol import (
     ABSENT,
     INT_MAX,
     INT_MIN,
     KEEP,
-    OP_ID_SIZE,
     Add,
     Data,
     Delete,
@@ -107,7 +104,7 @@ class DRef(BaseRef[T]):
             if cell is not None:
                 near = cell.near
                 seen, value = bound.decoded
-                if near is not None and near is seen and near.expires is None and not bound.is_joined():
+                if near is not None and near is seen and near.expires is None and not bound.is_apart():
                     return cast("T", value)
         return self._run(self._peek())
 
@@ -273,7 +270,7 @@ class DRef(BaseRef[T]):
         splice = None
         if expect and old is not None and isinstance(old.data, bytes) and isinstance(data, bytes):
             splice = make_splice(old.data, data)
-        reply: Reply = yield Write(self.name, data if splice is None else splice, expect, ttl, _op_id())
+        reply: Reply = yield Write(self.name, data if splice is None else splice, expect, ttl, new_op_id())
         if reply.status is Status.APPLIED:
             self._note(reply.version, data, reply.left)
         elif old is not None and _expected(reply) == expect:
@@ -306,7 +303,9 @@ class DRef(BaseRef[T]):
                 if wrote.status is Status.APPLIED:
                     return cast("R", result)
                 conflicts, reply = conflicts + 1, wrote
-                if self._bind().is_joined():
+                if workspace.current() is not None:
+                    continue  # a task of the same transaction was first
+                if self._bind().is_apart():
                     raise Conflict(
                         f"{self.name!r} was changed by another writer meanwhile; within join_transaction() nothing is "
                         "retried. Roll the transaction back and run it again."
@@ -321,15 +320,20 @@ class DRef(BaseRef[T]):
                     yield from give(grant.lease, grant.owner)
 
     def _delete(self) -> Flow[bool]:
-        reply: Reply = yield Delete(self.name, op=_op_id())
+        reply: Reply = yield Delete(self.name, op=new_op_id())
         self._note(reply.version, None, None)
         return reply.existed
 
     def _expire(self, ttl: float | None) -> Flow[bool]:
-        reply: Reply = yield Expire(self.name, _microseconds(self, ttl), op=_op_id())
+        reply: Reply = yield Expire(self.name, _microseconds(self, ttl), op=new_op_id())
         return reply.status is Status.APPLIED
 
     def _open_edit(self, timeout: float | None) -> Flow[tuple[Held, Draft[T], Reply]]:
+        if workspace.current() is not None:
+            raise DRefError(
+                f"{self.name!r}: edit() takes the ref's lock for its body and cannot be part of a transaction(). Use "
+                "update() inside it, or put the transaction into the edit() block."
+            )
         backend = self._bind().backend
         limit = backend.params.lock_timeout if timeout is None else timeout
         grant = yield from take(backend, naming.ref_lease(self.name), ttl=EDIT_TTL, timeout=limit)
@@ -404,7 +408,7 @@ class Counter(DRef[int]):
     __index__ = __float__ = __int__
 
     def _add(self, amount: int) -> Flow[int]:
-        reply: Reply = yield Add(self.name, _integer(self, amount), self._initial, _op_id())
+        reply: Reply = yield Add(self.name, _integer(self, amount), self._initial, new_op_id())
         if reply.status is Status.APPLIED and isinstance(reply.data, int):
             self._note(reply.version, reply.data, reply.left)
             return reply.data
@@ -466,21 +470,6 @@ def watch(
 
 def _expected(reply: Reply) -> int:
     return ABSENT if reply.data is None else reply.version
-
-
-def _op_id() -> bytes:
-    """Unique among all that can stand in one entry's ring: counted on from a random 64-bit number of this process."""
-    return (next(_op_numbers) % 2**64).to_bytes(OP_ID_SIZE, "big")
-
-
-def _count_op_ids() -> None:
-    global _op_numbers
-    _op_numbers = itertools.count(secrets.randbits(64))
-
-
-_op_numbers: itertools.count[int]
-_count_op_ids()
-os.register_at_fork(after_in_child=_count_op_ids)
 
 
 def _twice(function: Callable[[T], Any]) -> Callable[[T], tuple[T, T]]:

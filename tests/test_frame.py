@@ -23,11 +23,12 @@ LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
-    {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"},
-    {"binding", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs", "run_once"}
-    | {"semaphores", "transactions"},
-    {"__init__", "admin", "apps", "checks", "fields", "live", "management", "migrations", "models", "templatetags"}
-    | {"pytest_plugin", "signals", "testing"},  # the Django edges
+    {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "op_ids", "rereading", "streams", "topics"}
+    | {"workspace"},
+    {"binding", "catalog", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs"}
+    | {"run_once", "semaphores", "transactions"},
+    {"__init__", "admin", "apps", "checks", "commandline", "fields", "health", "live", "management", "migrations"}
+    | {"models", "pytest_plugin", "signals", "templatetags", "testing"},  # the Django edges
 ]
 # These only compute: what they mean depends on their arguments alone.
 PURE = ("exceptions", "protocol", "deltas", "codecs", "leases", "store", "backends/raft/core")

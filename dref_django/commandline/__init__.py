@@ -12,7 +12,18 @@ from typing import Any, Protocol, cast
 
 from django.core.management.base import OutputWrapper
 
-SUBCOMMANDS: dict[str, str] = {}
+SUBCOMMANDS: dict[str, str] = {
+    "list": "list",
+    "get": "get",
+    "set": "set",
+    "add": "add",
+    "watch": "watch",
+    "locks": "locks",
+    "break": "break_",
+    "leader": "leader",
+    "status": "status",
+    "doctor": "doctor",
+}
 """Name to the module in this package. In the order of the help text."""
 
 

@@ -200,3 +200,8 @@ class PostgresBackend(Backend):
         from .inspection import inspect
 
         return inspect(self)
+
+    def facts(self) -> dict[str, Any]:
+        from .facts import facts
+
+        return facts(self)

@@ -23,7 +23,7 @@ from dref_django.backends.delivery import NotSent, ReplyLost
 from dref_django.exceptions import DRefError
 from dref_django.protocol import MUTATIONS, Command, Reply, Scan, ScanLeases
 
-from . import diagnosis
+from . import diagnosis, facts
 from .cluster import Topology
 from .connections import Address, AsyncConnection, LoopPools, ThreadPool, aopen_connection
 from .conversation import Conversation, Conversations, Exchange, Request
@@ -236,3 +236,6 @@ class RedisBackend(Backend):
 
     def check(self) -> list[CheckMessage]:
         return diagnosis.check(self)
+
+    def facts(self) -> dict[str, Any]:
+        return facts.facts(self)

@@ -56,8 +56,8 @@ class Log:
     def look(self, *commands: Command) -> list[Reply]:
         return self.machine.query("space", commands, self.now)
 
-    def plain(self, kind: Kind) -> None:
-        self.add(plain_entry(kind, self.now))
+    def plain(self, kind: Kind, argument: int | str = 0) -> None:
+        self.add(plain_entry(kind, self.now, argument))
 
 
 @pytest.fixture
@@ -150,6 +150,12 @@ class TestTime:
         log.plain(Kind.TIME)
         assert not log.machine.is_due(log.now)
         assert log.machine.capture()._spaces == {}
+
+
+    def test_first_leader_names_the_cluster_for_good(self, log: Log) -> None:
+        log.plain(Kind.LEAD, "first")
+        log.plain(Kind.LEAD, "second")
+        assert log.machine.cluster_id == "first"
 
 
 class TestGarbage:

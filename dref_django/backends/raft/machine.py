@@ -5,7 +5,8 @@ clock: the leader stamps each entry with its `now`, and the machine's time is th
 
 - BATCH: commands of one client; a number that its session has seen before is answered from there.
 - OPEN, CLOSE: a session begins (its id is the entry's index, so it never comes twice) and ends.
-- LEAD: the first entry of a new leader: every lease gets its whole time again, as nobody could renew meanwhile.
+- LEAD: the first entry of a new leader: every lease gets its whole time again, as nobody could renew meanwhile. The
+  very first one names the cluster: `cluster_id` is the epoch of everything that watchers are told.
 - TIME: moves time on and collects garbage; the leader proposes it when something is due.
 
 What only looks does not come through the log: `query`.
@@ -79,9 +80,9 @@ def batch_entry(now: int, request: Request) -> bytes:
     return packed
 
 
-def plain_entry(kind: Kind, now: int, session: int = 0) -> bytes:
-    """An entry of any other kind; `session` is for CLOSE."""
-    packed: bytes = msgpack.packb((kind, now, session))
+def plain_entry(kind: Kind, now: int, argument: int | str = 0) -> bytes:
+    """An entry of any other kind. `argument`: of CLOSE the session, of LEAD a cluster id if there is none yet."""
+    packed: bytes = msgpack.packb((kind, now, argument))
     return packed
 
 
@@ -92,8 +93,8 @@ def only_looks(commands: Sequence[Command]) -> bool:
 class Capture:
     """The state at one entry, ready to be written while the machine goes on."""
 
-    def __init__(self, now: int, sessions: list[SessionImage], spaces: dict[str, Image]) -> None:
-        self._now = now
+    def __init__(self, head: tuple[int, str], sessions: list[SessionImage], spaces: dict[str, Image]) -> None:
+        self._head = head
         self._sessions = sessions
         self._spaces = spaces
 
@@ -103,7 +104,7 @@ class Capture:
         return b"".join(packer.pack(part) for part in self._parts())
 
     def _parts(self) -> Iterator[object]:
-        yield (FORMAT, self._now, len(self._sessions), len(self._spaces))
+        yield (FORMAT, *self._head, len(self._sessions), len(self._spaces))
         yield from self._sessions
         for space, image in self._spaces.items():
             yield (space, len(image.entries), len(image.leases), len(image.graves))
@@ -117,6 +118,7 @@ class Machine:
     def __init__(self) -> None:
         self.now = 0
         """Microseconds: the latest stamp of an entry."""
+        self.cluster_id = ""
         self._spaces: dict[str, Store] = {}
         self._sessions = Sessions()
 
@@ -133,6 +135,7 @@ class Machine:
                 case Kind.CLOSE:
                     self._sessions.close(rest[0])
                 case Kind.LEAD:
+                    self.cluster_id = self.cluster_id or str(rest[0])
                     for store in self._spaces.values():
                         store.extend_leases(before, self.now)
                     self._collect()
@@ -192,7 +195,7 @@ class Machine:
 
     def capture(self) -> Capture:
         spaces = {space: store.dump() for space, store in self._spaces.items()}
-        return Capture(self.now, list(self._sessions.dump()), spaces)
+        return Capture((self.now, self.cluster_id), list(self._sessions.dump()), spaces)
 
     @classmethod
     def restore(cls, data: bytes) -> Machine:
@@ -201,9 +204,10 @@ class Machine:
         unpacker.feed(data)
         machine = cls()
         try:
-            version, machine.now, sessions, spaces = unpacker.unpack()
+            version, *head = unpacker.unpack()
             if version != FORMAT:
                 raise SnapshotError(f"a snapshot of format {version}; this version reads format {FORMAT}")
+            machine.now, machine.cluster_id, sessions, spaces = head
             for _ in range(sessions):
                 machine._sessions.load(SessionImage(*unpacker.unpack()))
             for _ in range(spaces):

@@ -19,7 +19,7 @@ from dref_django import protocol
 from dref_django.protocol import INT_MAX, INT_MIN, KEEP, Command, LeaseInfo, Notice, Patch, Reply, Row, Splice, Wake
 
 from .core import messages
-from .core.messages import MESSAGES, NODE_ID_BYTES, Entry, EntryKind, Members, Message, SnapshotChunk
+from .core.messages import MESSAGES, NODE_ID_BYTES, Entry, EntryKind, Members, Message
 
 MAX_SIZE: Final = 64 * 1024 * 1024
 """Bytes of anything that is decoded."""
@@ -86,7 +86,7 @@ def _data(value: Any) -> int | bytes:
 
 
 def _splice(value: Any) -> Splice:
-    return Splice(*_fields(value, (_number, _number, _blob)))
+    return Splice(*_fields(value, (_integer, _integer, _blob)))  # whether it fits is the store's to say
 
 
 def _data_or_splice(value: Any) -> int | bytes | Splice:
@@ -164,7 +164,10 @@ _MESSAGES: Final[dict[type[Message], tuple[Check, ...]]] = {
     messages.ReadReply: (*_HEAD, _number, _number),
 }
 _MESSAGE_KINDS: Final = [(kind, _MESSAGES[kind]) for kind in MESSAGES]
-_MESSAGE_NUMBERS: Final = {kind: number for number, kind in enumerate(MESSAGES)}
+_MESSAGE_NUMBERS: Final = {
+    kind: (number, attrgetter(*(field.name for field in fields(kind)))) for number, kind in enumerate(MESSAGES)
+}
+_entry_fields: Final = attrgetter("index", "term", "kind", "data")
 
 # The order is part of the format: only ever add at the end.
 _COMMANDS: Final[dict[type[Command], tuple[Check, ...]]] = {
@@ -211,9 +214,9 @@ _WAKE = _record(Wake, _text, _text)
 
 def encode_message(message: Message) -> bytes:
     """A message of the core. `sender` travels along: compare it with the node that the connection belongs to."""
-    if type(message) is SnapshotChunk:
-        message = message._replace(members=message.members.encode())  # type: ignore[arg-type]
-    return _packed((_MESSAGE_NUMBERS[type(message)], *message))
+    number, get = _MESSAGE_NUMBERS[type(message)]
+    packed: bytes = msgpack.packb((number, *get(message)), default=_plain)
+    return packed
 
 
 def decode_message(data: bytes) -> Message:
@@ -249,6 +252,15 @@ def decode_events(data: bytes) -> list[Notice | Wake]:
     """Raises `WireError`."""
     short = len(Wake._fields)
     return [_WAKE(item) if type(item) is tuple and len(item) == short else _NOTICE(item) for item in _list(data)]
+
+
+def _plain(value: object) -> object:
+    """For what msgpack does not know."""
+    if type(value) is Entry:
+        return _entry_fields(value)
+    if type(value) is Members:
+        return value.encode()
+    raise TypeError(f"{value!r:.50} has no place on the wire")
 
 
 def _command_fields(command: Command) -> list[Any]:

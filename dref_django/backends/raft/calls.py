@@ -1,0 +1,95 @@
+"""What a client asks of a node, and how it is answered; between the two lies a call, a local socket, or another node.
+
+    client (caller.py) --Question--> the host's node (node.py) --relayed when it does not lead--> the leader
+                       <--Answer----
+
+A question is answered once. `Answer.LATER` says that nothing was done for it; `Answer.LOST` that it may have been: the
+client puts the same question again, with the same number, and the session makes that harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import msgpack
+
+from .machine import Request
+
+
+class Ask(IntEnum):
+    BATCH = 0
+    """body: a `machine.Request`."""
+    QUERY = 1
+    """body: (space, now or None, commands)."""
+    OPEN = 2
+    """A new session; its id is the answer."""
+    CLOSE = 3
+    """body: (session,)."""
+    STATUS = 4
+    """The node that is asked describes itself; never relayed."""
+    CHANGE = 5
+    """body: (operation, node id): add, promote, remove, transfer."""
+    LISTEN = 6
+    """body: (tap, space, owner, names, prefixes): adds to what a feed of the client wants. Never relayed."""
+    DROP = 7
+    """body: (tap, names, prefixes): takes away from it."""
+    DEAF = 8
+    """body: (tap,): ends it."""
+
+
+class Answer(IntEnum):
+    DONE = 0
+    LATER = 1
+    LOST = 2
+    EXPIRED = 3
+    FORGOTTEN = 4
+    REFUSED = 5
+    """The body says why, in UTF-8."""
+
+
+class Question(NamedTuple):
+    ask: Ask
+    body: tuple[Any, ...] = ()
+
+
+Answered: TypeAlias = Callable[[Answer, bytes], None]
+
+
+class Gate(Protocol):
+    """Where a client's questions go. All on the loop of the client."""
+
+    def ask(self, question: Question, answered: Answered) -> None:
+        """Answers exactly once, now or later; with LOST when the way to the node breaks."""
+
+
+def pack_question(number: int, question: Question) -> bytes:
+    packed: bytes = msgpack.packb((number, question.ask, question.body))
+    return packed
+
+
+def unpack_question(data: bytes) -> tuple[int, Question]:
+    """Raises ValueError when the bytes are no question."""
+    try:
+        number, ask, body = msgpack.unpackb(data, use_list=False)
+        question = Question(Ask(ask), body)
+        if question.ask is Ask.BATCH:
+            check_request(Request(*body))
+        elif question.ask is Ask.QUERY:
+            space, now, commands = body
+            if not (isinstance(space, str) and isinstance(commands, bytes) and isinstance(now, int | None)):
+                raise ValueError("a query of other things")
+        elif not all(isinstance(part, int | str | tuple) for part in body):
+            raise ValueError("numbers, texts and lists of texts only")
+    except (TypeError, msgpack.UnpackException) as error:
+        raise ValueError(f"no question: {error}") from error
+    return number, question
+
+
+def check_request(request: Request) -> None:
+    session, number, floor, space, now, commands = request
+    numbers = (session, number, floor)
+    fits = all(isinstance(each, int) for each in numbers) and isinstance(space, str) and isinstance(commands, bytes)
+    if not fits or not isinstance(now, int | None):
+        raise ValueError("a batch of other things")

@@ -1,0 +1,347 @@
+"""Drives the core: what it decides is put on disk, sent, applied and answered, in that order.
+
+One turn: ask the core for its work, send what need not wait, save the rest on the disk's thread, then send, apply and
+answer. While the disk writes, this loop goes on: what is proposed meanwhile goes to the followers at once and to the
+disk with the next turn, which is how commits group by themselves.
+
+A leader serves reads without the log: the core confirms that it still leads (ReadIndex), and the state machine is asked
+at the leader's time. Leader's time is the wall clock of its election, at least the machine's time, and from there a
+clock that nobody sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from dref_django.protocol import Command
+
+from .calls import Answer, Answered
+from .core import Change, Entry, EntryKind, HardState, Message, NotLeader, Raft, RaftError, Ready, Role, Snapshot
+from .disk import Disk
+from .feeds import Fanout
+from .machine import Kind, Machine, Outcome, Request, Verdict, batch_entry, plain_entry
+from .storage import Storage
+from .wire import WireError, decode_commands, encode_replies
+
+logger = logging.getLogger("dref_django")
+
+MAX_QUEUED: Final = 10_000
+"""Proposals and reads that wait for the core; more are told to come later."""
+MAX_QUEUED_BYTES: Final = 64 << 20
+SNAPSHOT_ENTRIES: Final = 20_000
+"""Entries applied since the last snapshot that make another one worth its while."""
+KEPT_ENTRIES: Final = 5_000
+"""Entries before a snapshot that stay, so that a follower that was away for a moment needs no snapshot."""
+ANSWERS: Final = {
+    Verdict.APPLIED: Answer.DONE,
+    Verdict.EXPIRED: Answer.EXPIRED,
+    Verdict.FORGOTTEN: Answer.FORGOTTEN,
+}
+
+
+class Proposal(NamedTuple):
+    data: bytes
+    answered: Answered
+
+
+class Query(NamedTuple):
+    space: str
+    now: int | None
+    commands: list[Command]
+    answered: Answered
+
+
+def ignore(answer: Answer, body: bytes) -> None:
+    """For entries that nobody waits for."""
+
+
+class LeaderClock:
+    def __init__(self) -> None:
+        self._offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
+
+    def now(self) -> int:
+        return self._offset + time.monotonic_ns() // 1000
+
+    def not_before(self, now: int) -> None:
+        self._offset += max(0, now - self.now())
+
+
+class Driver:
+    """All of it on one loop."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        storage: Storage,
+        disk: Disk,
+        machine: Machine,
+    ) -> None:
+        """`machine` is as of the storage's snapshot."""
+        self.raft = raft
+        self.fanout = Fanout()
+        self.machine = machine
+        self.applied = self._snapshot_index = raft.status().snapshot_index
+        self.role, self.term, self.leader = Role.FOLLOWER, 0, ""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when role, term or leader changed, or the cluster has its name."""
+        self._storage = storage
+        self.send: Callable[[Iterable[Message]], None] = lambda messages: None
+        """Hands messages to the transport; does not block."""
+        self._disk = disk
+        self._packing = Disk("dref-raft-snapshot")
+        self._snapshotting: asyncio.Task[None] | None = None
+        self._unsaved: HardState | None = None  # a commit index that can wait
+        self._clock = LeaderClock()
+        self._leads = False  # and its LEAD entry is applied
+        self._wake = asyncio.Event()
+        self._is_poked = False
+        self._loop = asyncio.get_running_loop()
+        self._proposals: list[Proposal] = []
+        self._proposed_bytes = 0
+        self._queries: list[Query] = []
+        self._waiting: dict[int, tuple[int, Answered]] = {}  # by index: the term of the entry, who waits for it
+        self._unconfirmed: dict[bytes, list[Query]] = {}
+        self._confirmed: list[tuple[int, list[Query]]] = []  # not applied that far yet
+        self._contexts = 0
+
+    # --- what the node asks -------------------------------------------------------------------------------------
+
+    def batch(self, request: Request, answered: Answered) -> None:
+        self.propose(batch_entry(self._clock.now(), request), answered)
+
+    def plain(self, kind: Kind, answered: Answered, session: int = 0) -> None:
+        self.propose(plain_entry(kind, self._clock.now(), session), answered)
+
+    def propose(self, data: bytes, answered: Answered) -> None:
+        if len(self._proposals) + len(self._waiting) >= MAX_QUEUED or self._proposed_bytes > MAX_QUEUED_BYTES:
+            answered(Answer.LATER, b"")
+            return
+        self._proposals.append(Proposal(data, answered))
+        self._proposed_bytes += len(data)
+        self._poke()
+
+    def query(self, space: str, now: int | None, commands: bytes, answered: Answered) -> None:
+        try:
+            decoded = decode_commands(commands)
+        except WireError as error:
+            answered(Answer.REFUSED, str(error).encode())
+            return
+        if len(self._queries) >= MAX_QUEUED:
+            answered(Answer.LATER, b"")
+            return
+        self._queries.append(Query(space, now, decoded, answered))
+        self._poke()
+
+    def change(self, change: Change, answered: Answered) -> None:
+        """A change of members; answered when it is committed."""
+        try:
+            term, index = self.raft.propose_members(change)
+        except NotLeader:
+            answered(Answer.LATER, b"")
+        except RaftError as error:
+            answered(Answer.REFUSED, str(error).encode())
+        else:
+            self._waiting[index] = term, answered
+            self._poke()
+
+    def transfer(self, to: str | None) -> None:
+        """Hands leadership over. Raises `RaftError`."""
+        self.raft.transfer(to)
+        self._poke()
+
+    def step(self, message: Message) -> None:
+        self.raft.step(message)
+        self._poke()
+
+    def tick(self) -> None:
+        self.raft.tick()
+        self._poke()
+
+    def collect(self) -> None:
+        """Proposes a TIME entry when something has run out long enough ago."""
+        if self._leads and self.machine.is_due(self._clock.now()):
+            self.plain(Kind.TIME, ignore)
+
+    # --- turns --------------------------------------------------------------------------------------------------
+
+    def _poke(self) -> None:
+        if not self._is_poked:
+            self._is_poked = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_poked = False
+        self._submit()
+        self.send(self.raft.early_messages())
+        self._wake.set()
+
+    def _submit(self) -> None:
+        if self._proposals:
+            proposals, self._proposals, self._proposed_bytes = self._proposals, [], 0
+            try:
+                term, index = self.raft.propose_many([proposal.data for proposal in proposals])
+            except NotLeader:
+                for proposal in proposals:
+                    proposal.answered(Answer.LATER, b"")
+            else:
+                for place, proposal in enumerate(proposals):
+                    self._waiting[index + place] = term, proposal.answered
+        if self._queries and self._leads:
+            self._contexts += 1
+            context = self._contexts.to_bytes(8, "big")
+            self._unconfirmed[context], self._queries = self._queries, []
+            self.raft.read(context)
+
+    async def run(self) -> None:
+        """Returns never; raises what the disk raises, after which this node must not go on."""
+        self._poke()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self.raft.has_ready():
+                await self._turn(self.raft.ready())
+
+    async def _turn(self, ready: Ready) -> None:
+        self.send(ready.early_messages)
+        self._note_role(ready)
+        await self._save(ready)
+        self.send(ready.messages)
+        if ready.snapshot is not None:
+            self._install(ready.snapshot)
+        for entry in ready.committed:
+            self._apply(entry)
+        for read in ready.reads:
+            self._confirmed.append((read.index, self._unconfirmed.pop(read.context, [])))
+        for context in ready.failed_reads:
+            for query in self._unconfirmed.pop(context, []):
+                query.answered(Answer.LATER, b"")
+        self.raft.advance(ready)
+        self._serve()
+        if self.applied - self._snapshot_index >= SNAPSHOT_ENTRIES and self._snapshotting is None:
+            self._snapshotting = self._loop.create_task(self._compact())
+
+    async def _save(self, ready: Ready) -> None:
+        hard_state = ready.hard_state or self._unsaved
+        if ready.must_sync or ready.entries or ready.snapshot is not None or ready.truncate_from is not None:
+            self._unsaved = None
+            await self._disk.run(self._storage.save, hard_state, ready.truncate_from, ready.entries, ready.snapshot)
+        else:
+            self._unsaved = hard_state
+
+    def _note_role(self, ready: Ready) -> None:
+        now = (ready.role, ready.term, ready.leader or "")
+        if now == (self.role, self.term, self.leader):
+            return
+        led, term = self.role is Role.LEADER, self.term
+        self.role, self.term, self.leader = now
+        if led and (self.role is not Role.LEADER or self.term != term):
+            self._stop_leading()
+        if self.role is Role.LEADER and (not led or self.term != term):
+            self._clock = LeaderClock()
+            self._clock.not_before(self.machine.now)
+            lead = plain_entry(Kind.LEAD, self._clock.now(), secrets.token_hex(8))
+            self._proposals.insert(0, Proposal(lead, self._led))
+            self._poke()
+        self.on_change()
+
+    def _led(self, answer: Answer, body: bytes) -> None:
+        if answer is Answer.DONE and self.role is Role.LEADER:
+            self._leads = True
+            self._clock.not_before(self.machine.now)
+            self._poke()
+
+    def _stop_leading(self) -> None:
+        self._leads = False
+        waiting, self._waiting = self._waiting, {}
+        for _, answered in waiting.values():
+            answered(Answer.LOST, b"")
+        queries, self._queries = self._queries, []
+        for query in queries:
+            query.answered(Answer.LATER, b"")
+
+    def _apply(self, entry: Entry) -> None:
+        outcome = Outcome(Verdict.APPLIED)
+        if entry.kind is EntryKind.COMMAND:
+            named = self.machine.cluster_id
+            outcome = self.machine.apply(entry.index, entry.data)
+            if outcome.events:
+                self.fanout.publish(outcome.space, outcome.events)
+            if named != self.machine.cluster_id:
+                self.on_change()
+        self.applied = entry.index
+        term, answered = self._waiting.pop(entry.index, (0, ignore))
+        if term == entry.term:
+            answer = ANSWERS.get(outcome.verdict, Answer.REFUSED)
+            answered(answer, b"this node cannot read that" if answer is Answer.REFUSED else outcome.result)
+        elif term:
+            answered(Answer.LATER, b"")  # another entry took its place: it never will be applied
+
+    def _install(self, snapshot: Snapshot) -> None:
+        self.machine = Machine.restore(snapshot.data)
+        self.applied = self._snapshot_index = snapshot.index
+        self._stop_leading()
+        self.fanout.up(self.machine.cluster_id)
+
+    # --- reads --------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        if not self._confirmed:
+            return
+        ready = [queries for index, queries in self._confirmed if index <= self.applied]
+        self._confirmed = [(index, queries) for index, queries in self._confirmed if index > self.applied]
+        for queries in ready:
+            for query in queries:
+                self._answer(query)
+
+    def _answer(self, query: Query) -> None:
+        now = query.now
+        if now is None:
+            if not self._leads:
+                query.answered(Answer.LATER, b"")
+                return
+            now = self._clock.now()
+            if self.machine.turns(query.space, query.commands, now):
+                self.plain(Kind.TIME, lambda answer, body: self._turned(query, answer))
+                return
+        try:
+            result = encode_replies(self.machine.query(query.space, query.commands, now))
+        except ValueError as error:
+            query.answered(Answer.REFUSED, str(error).encode())
+        else:
+            query.answered(Answer.DONE, result)
+
+    def _turned(self, query: Query, answer: Answer) -> None:
+        if answer is Answer.DONE:
+            self._answer(query)
+        else:
+            query.answered(Answer.LATER, b"")
+
+    # --- snapshots and the end ----------------------------------------------------------------------------------
+
+    async def _compact(self) -> None:
+        index, capture = self.applied, self.machine.capture()
+        data = await self._packing.run(capture.encode)
+        snapshot = self.raft.compact(index, data, KEPT_ENTRIES)
+        self._snapshot_index = index
+        if snapshot is not None:
+            await self._disk.run(self._storage.compact, snapshot, KEPT_ENTRIES)
+        self._snapshotting = None
+
+    async def close(self) -> None:
+        """After `run` was cancelled: waits for the disk, and closes the database."""
+        self._stop_leading()
+        if self._snapshotting is not None:
+            self._snapshotting.cancel()
+        unsaved, self._unsaved = self._unsaved, None
+        try:
+            if unsaved is not None:
+                await self._disk.run(self._storage.save, unsaved, None, (), None)
+        finally:
+            await self._disk.run(self._storage.close)
+            self._disk.close()
+            self._packing.close()

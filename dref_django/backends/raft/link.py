@@ -1,0 +1,122 @@
+"""The client's end: one connection to the process that hosts the node, or, with the role `client`, to a member.
+
+client -> node: [number, ask, body]                     calls.py
+node -> client: [0, number, answer, body]  [1, tap, events]  [2, tap, epoch]  [3, tap, reason]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from .calls import Answer, Answered, Ask, Question, pack_question
+from .feeds import Tap
+from .wire import WireError, decode_events
+
+if TYPE_CHECKING:
+    from .transport import Channel
+
+
+class NoHost(Exception):
+    """There is nobody to connect to (yet)."""
+
+
+class Told(IntEnum):
+    """What a node tells a client."""
+
+    ANSWER = 0
+    EVENTS = 1
+    UP = 2
+    DOWN = 3
+
+
+class Link:
+    """As a `calls.Gate`, and for taps. All on the loop of the process's attachment."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._numbers = 0
+        self._asked: dict[int, Answered] = {}
+        self._taps: dict[int, Tap] = {}
+        self._is_open = True
+
+    def ask(self, question: Question, answered: Answered) -> None:
+        self._numbers += 1
+        if not self._is_open or not self._channel.send(pack_question(self._numbers, question)):
+            answered(Answer.LATER, b"")
+            return
+        self._asked[self._numbers] = answered
+
+    # --- taps ---------------------------------------------------------------------------------------------------
+
+    def add_tap(self, tap: Tap) -> None:
+        self._taps[id(tap)] = tap
+        self._listen(tap, tap.names, tap.prefixes, _nothing)
+
+    def remove_tap(self, tap: Tap) -> None:
+        if self._taps.pop(id(tap), None) is not None:
+            self.ask(Question(Ask.DEAF, (id(tap),)), _ignore)
+
+    def want(self, tap: Tap, names: Iterable[str], prefixes: Iterable[str], done: Callable[[], None]) -> None:
+        """Done as well when the connection breaks: then the next one asks for everything anew."""
+        self._listen(tap, names, prefixes, done)
+
+    def drop(self, tap: Tap, names: Iterable[str], prefixes: Iterable[str]) -> None:
+        self.ask(Question(Ask.DROP, (id(tap), tuple(names), tuple(prefixes))), _ignore)
+
+    def _listen(self, tap: Tap, names: Iterable[str], prefixes: Iterable[str], done: Callable[[], None]) -> None:
+        body = (id(tap), tap.space, tap.owner, tuple(names), tuple(prefixes))
+        self.ask(Question(Ask.LISTEN, body), lambda answer, reason: done())
+
+    # --- the connection -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until the connection ends."""
+        try:
+            while True:
+                self._hear(await self._channel.receive())
+        except (EOFError, OSError) as error:
+            raise NoHost("the connection to the process that hosts the node is lost") from error
+
+    def _hear(self, frame: bytes) -> None:
+        try:
+            told, number, *rest = msgpack.unpackb(frame)
+            self._take(Told(told), number, rest)
+        except (WireError, ValueError, TypeError, msgpack.UnpackException) as error:
+            raise OSError(f"the node said something that is nothing: {error}") from error
+
+    def _take(self, told: Told, number: int, rest: list[Any]) -> None:
+        if told is Told.ANSWER:
+            answered = self._asked.pop(number, _ignore)
+            answered(Answer(rest[0]), rest[1])
+        elif (tap := self._taps.get(number)) is not None:
+            match told:
+                case Told.EVENTS:
+                    tap.events(decode_events(rest[0]))
+                case Told.UP:
+                    tap.up(rest[0])
+                case Told.DOWN:
+                    tap.down(rest[0])
+
+    async def leave(self) -> None:
+        """Nothing depends on a client."""
+
+    async def close(self) -> None:
+        self._is_open = False
+        self._channel.close()
+        asked, self._asked = self._asked, {}
+        for answered in asked.values():
+            answered(Answer.LOST, b"")
+        for tap in self._taps.values():
+            tap.down("the process that hosts the node is gone")
+
+
+def _ignore(answer: Answer, body: bytes) -> None:
+    """For what needs no answer."""
+
+
+def _nothing() -> None:
+    """For what nobody waits for."""

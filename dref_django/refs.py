@@ -20,6 +20,7 @@ from .flows import Call, Flow
 from .held import Held
 from .hub import FeedStatus
 from .leasing import Grant, give, hold, take
+from .on_commit import CounterOnCommit, FlagOnCommit, OnCommit
 from .op_ids import new_op_id
 from .protocol import (
     ABSENT,
@@ -220,6 +221,17 @@ class DRef(BaseRef[T]):
         finally:
             await self._arun(held.give_back())
 
+    # --- database transactions ----------------------------------------------------------------------------------
+
+    def on_commit(self, using: str | None = None, *, robust: bool = False) -> OnCommit[T]:
+        """`ref.on_commit().set(v)`: applied when the surrounding `transaction.atomic()` commits, dropped on rollback.
+
+        `using` is the alias of the *database* (None: "default"). As Django's `on_commit`: outside a transaction it is
+        applied at once; what the change raises is raised by the commit, or logged with `robust`. A process that dies
+        between the commit and the change has not made it (on postgres `join_transaction()` closes that gap).
+        """
+        return OnCommit(self, using, robust)
+
     # --- watching -----------------------------------------------------------------------------------------------
 
     def changes(self, *, every: bool = False, buffer: int = DEFAULT_BUFFER, timeout: float | None = None) -> Stream[T]:
@@ -258,11 +270,16 @@ class DRef(BaseRef[T]):
         reply: Reply = yield Read(self.name)
         return reply.version
 
-    def _set(self, value: T, ttl: float | None) -> Flow[None]:
-        yield from self._write(self._encode(value), expect=None, ttl=_microseconds(self, ttl))
+    # Arguments are checked and encoded when a flow is made, not when it is driven: `on_commit()` drives it later.
+
+    def _set(self, value: T, ttl: float | None) -> Flow[bool]:
+        return self._put(self._encode(value), None, _microseconds(self, ttl))
 
     def _set_if_absent(self, value: T, ttl: float | None) -> Flow[bool]:
-        reply = yield from self._write(self._encode(value), expect=ABSENT, ttl=_microseconds(self, ttl))
+        return self._put(self._encode(value), ABSENT, _microseconds(self, ttl))
+
+    def _put(self, data: Data, expect: int | None, ttl: Ttl) -> Flow[bool]:
+        reply = yield from self._write(data, expect=expect, ttl=ttl)
         return reply.status is Status.APPLIED
 
     def _write(self, data: Data, *, expect: int | None, ttl: Ttl, old: Reply | None = None) -> Flow[Reply]:
@@ -281,7 +298,9 @@ class DRef(BaseRef[T]):
         return reply
 
     def _compare_and_set(self, old: T, new: T) -> Flow[bool]:
-        data = self._encode(new)
+        return self._replace(old, self._encode(new))
+
+    def _replace(self, old: T, data: Data) -> Flow[bool]:
         reply: Reply = yield Read(self.name)
         while True:
             if self._decode_or_fail(reply.data) != old:
@@ -325,7 +344,10 @@ class DRef(BaseRef[T]):
         return reply.existed
 
     def _expire(self, ttl: float | None) -> Flow[bool]:
-        reply: Reply = yield Expire(self.name, _microseconds(self, ttl), op=new_op_id())
+        return self._live_for(_microseconds(self, ttl))
+
+    def _live_for(self, ttl: int | None) -> Flow[bool]:
+        reply: Reply = yield Expire(self.name, ttl, op=new_op_id())
         return reply.status is Status.APPLIED
 
     def _open_edit(self, timeout: float | None) -> Flow[tuple[Held, Draft[T], Reply]]:
@@ -397,10 +419,13 @@ class Counter(DRef[int]):
 
     def decrement(self, amount: int = 1) -> int:
         """`increment(-amount)`."""
-        return self._run(self._add(-_integer(self, amount)))
+        return self._run(self._subtract(amount))
 
     async def adecrement(self, amount: int = 1) -> int:
-        return await self._arun(self._add(-_integer(self, amount)))
+        return await self._arun(self._subtract(amount))
+
+    def on_commit(self, using: str | None = None, *, robust: bool = False) -> CounterOnCommit:
+        return CounterOnCommit(self, using, robust)
 
     def __int__(self) -> NoReturn:
         raise TypeError(f"{self!r} is a ref, not a number: use .value or .get()")
@@ -408,7 +433,13 @@ class Counter(DRef[int]):
     __index__ = __float__ = __int__
 
     def _add(self, amount: int) -> Flow[int]:
-        reply: Reply = yield Add(self.name, _integer(self, amount), self._initial, new_op_id())
+        return self._count(_integer(self, amount))
+
+    def _subtract(self, amount: int) -> Flow[int]:
+        return self._add(-_integer(self, amount))
+
+    def _count(self, amount: int) -> Flow[int]:
+        reply: Reply = yield Add(self.name, amount, self._initial, new_op_id())
         if reply.status is Status.APPLIED and isinstance(reply.data, int):
             self._note(reply.version, reply.data, reply.left)
             return reply.data
@@ -438,6 +469,9 @@ class Flag(DRef[bool]):
 
     async def atoggle(self) -> bool:
         return await self.aupdate(lambda on: not on)
+
+    def on_commit(self, using: str | None = None, *, robust: bool = False) -> FlagOnCommit:
+        return FlagOnCommit(self, using, robust)
 
 
 def ref_for(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any]:

@@ -23,8 +23,8 @@ LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
-    {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "op_ids", "rereading", "streams", "topics"}
-    | {"workspace"},
+    {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
+    | {"on_commit", "op_ids", "workspace"},
     {"binding", "catalog", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs"}
     | {"run_once", "semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "commandline", "fields", "health", "live", "management", "migrations"}

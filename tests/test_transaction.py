@@ -399,7 +399,7 @@ class TestDecorator:
 
         for wrong in (generator, int, "alias"):
             with pytest.raises(TypeError):
-                transaction(wrong)  # type: ignore[call-overload]
+                transaction(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("any_backend")

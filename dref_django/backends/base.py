@@ -146,8 +146,15 @@ class Backend(ABC):
         """What `manage.py check --deploy`, and `dref doctor`, should say about this back end. May connect."""
         return []
 
+    def outliving(self) -> Mapping[str, Any]:
+        """OPTIONS with which a lease stays taken until its deadline though the process that holds it has died.
+
+        For work that outlives the process by a moment (`manage.py dref run`). Empty where leases do so anyway.
+        """
+        return {}
+
     def facts(self) -> dict[str, Any]:
-        """What operators want to know of the server, a short text or number by name. May connect; raises as `execute`."""
+        """What operators want to know of the server: short texts and numbers by name. Connects; raises as `execute`."""
         return {}
 
     # --- what everybody calls -----------------------------------------------------------------------------------

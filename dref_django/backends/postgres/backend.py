@@ -201,6 +201,9 @@ class PostgresBackend(Backend):
 
         return inspect(self)
 
+    def outliving(self) -> Mapping[str, Any]:
+        return {"LOCKS": "lease"}
+
     def facts(self) -> dict[str, Any]:
         from .facts import facts
 

@@ -74,7 +74,6 @@ class TcpProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._listener: asyncio.Server | None = None
-        self._listeners: list[asyncio.Server] = []  # also those that are closed
         self._connections: set[_Connection] = set()
         self._clients: WeakSet[asyncio.StreamWriter] = WeakSet()  # also those not yet connected to the server
         self._serving: set[asyncio.Future[None]] = set()
@@ -99,7 +98,7 @@ class TcpProxy:
 
     def refuse(self) -> None:
         """Close every connection and refuse new ones, as a host without the server does."""
-        self._run(self._refuse)
+        self._run_coroutine(self._refuse())
 
     def accept(self) -> None:
         """Listen again after ``refuse()``."""
@@ -179,8 +178,7 @@ class TcpProxy:
         return self
 
     def close(self) -> None:
-        self._run(self._refuse)
-        self._run_coroutine(self._leave_nobody())
+        self._run_coroutine(self._refuse())
         self._run_coroutine(_settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(COMMAND_TIMEOUT)
@@ -213,24 +211,17 @@ class TcpProxy:
     async def _listen(self) -> None:
         if self._listener is None:
             self._listener = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
-            self._listeners.append(self._listener)
 
-    async def _leave_nobody(self) -> None:
-        """A client that is being accepted can be closed only when it is; the listener has counted it by then."""
-        await _breathe()
-        self._cut()
-        async with asyncio.timeout(COMMAND_TIMEOUT):
-            while any(getattr(listener, "_active_count", 0) for listener in self._listeners):
-                await _breathe()
-                self._cut()
-
-    def _refuse(self) -> None:
+    async def _refuse(self) -> None:
         if self._listener is not None:
-            for sock in self._listener.sockets:
+            listener, self._listener = self._listener, None
+            for sock in listener.sockets:
+                self._loop.remove_reader(sock.fileno())
+            await _breathe()  # asyncio breaks off whom it is accepting when the listener closes, and leaves it open
+            for sock in listener.sockets:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
+            listener.close()
         self._cut()
 
     def _cut(self) -> None:

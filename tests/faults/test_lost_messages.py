@@ -77,8 +77,10 @@ def prepared(lab: Lab, alias: str, operation: Operation) -> DRef[Any]:
         ref = DRef("ref-under-test", None, type=str | None, using=alias)
     if operation.before is None:
         ref.delete()
-    else:
-        ref.set(operation.before)
+        return ref
+    ref.set(operation.before)
+    outcome(lambda: operation.act(ref))  # Redis may not know the script yet; then it is sent twice
+    ref.set(operation.before)
     return ref
 
 

@@ -70,7 +70,7 @@ class Leader:
     def _follow_members(self) -> None:
         """Replicate to the members in force."""
         members, me = self._replica.members, self._replica.node_id
-        for peer in (members.voters | members.learners) - {me}:
+        for peer in sorted((members.voters | members.learners) - {me}):
             progress = self.progress.setdefault(peer, Progress(self._replica.log.last_index + 1, self.now))
             progress.leaving_at = None
         for peer, progress in self.progress.items():
@@ -195,9 +195,9 @@ class Leader:
 
     def _agrees(self, progress: Progress, index: int) -> bool:
         """Whether an acknowledged `index` ends the search for where the logs agree; an old answer does not."""
-        if progress.state is State.PROBE:
+        if progress.snapshot is None:
             return index == progress.match
-        return progress.match >= self._replica.log.base
+        return progress.match >= min(progress.snapshot.index, self._replica.log.base)
 
     def _on_heartbeat_reply(self, message: HeartbeatReply) -> None:
         progress = self._hear(message.sender)
@@ -225,12 +225,15 @@ class Leader:
         replica, log = self._replica, self._replica.log
         voters = replica.members.voters
         index = reached_by_quorum((self._match(voter) for voter in voters), voters)
-        # An earlier term's entry may be on a quorum's disks and still be replaced (figure 8 of the Raft paper).
-        if index > log.commit and log.term_at(index) == replica.term:
+        if index > log.commit and self._may_commit(index):
             replica.commit_to(index)
             self.dirty = True
             if replica.node_id not in voters and replica.history.index <= index:
                 self._resign()
+
+    def _may_commit(self, index: int) -> bool:
+        """An earlier term's entry may be on a quorum's disks and still be replaced (figure 8 of the Raft paper)."""
+        return self._replica.log.term_at(index) == self._replica.term
 
     def _match(self, voter: str) -> int:
         return self._replica.log.persisted if voter == self._replica.node_id else self.progress[voter].match

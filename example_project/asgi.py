@@ -16,6 +16,11 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: 
 
 from dref_django.live.routing import websocket_urlpatterns  # noqa: E402
 
+from .work import Worker  # noqa: E402
+
+# A server process, and no other command, takes part in the work. `DREF_DEMO_PORT` is its name on the pages.
+Worker(os.environ.get("DREF_DEMO_PORT", "8000")).start()
+
 application = ProtocolTypeRouter(
     {
         # A web server would serve the static files; the demo has none.

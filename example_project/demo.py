@@ -96,7 +96,12 @@ class Demo:
         output = None if self._log is None else self._stack.enter_context(self._log.open("ab"))
         # In a session of its own: Ctrl-C is for the parent, which then ends its children.
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=ROOT,
+            env={**environment, "DREF_DEMO_PORT": str(port)},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         janitor().watch_process(process.pid)
         return process

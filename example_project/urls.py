@@ -1,4 +1,4 @@
-"""The dashboard and its three kinds of button."""
+"""The dashboard and its buttons."""
 
 from __future__ import annotations
 
@@ -11,4 +11,7 @@ urlpatterns = [
     path("click/", views.click, name="click"),
     path("maintenance/", views.switch_maintenance, name="maintenance"),
     path("moods/<str:mood>/", views.vote, name="vote"),
+    path("say/", views.say, name="say"),
+    path("report/", views.start_report, name="report"),
+    path("make-room/", views.make_room, name="make-room"),
 ]

@@ -1,4 +1,4 @@
-"""`{% dref %}` and `{% dref_script %}`: values on pages that the server renders."""
+"""`{% load dref %}`: values on pages that the server renders."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from html import unescape
 from typing import Any
 
 import pytest
-from django.template import Context, Template
+from django.template import Context, Template, TemplateSyntaxError
 from django.test import RequestFactory
 from django.urls import set_script_prefix
 
@@ -118,6 +118,59 @@ class TestValue:
                 await asyncio.sleep(0)
 
 
+class TestFlag:
+    def block(self, tag: str, **context: Any) -> str:
+        source = "{% load dref %}{% dref_flag " + tag + " %}<b>{{ text }}</b>{% enddref_flag %}"
+        return Template(source).render(Context(context))
+
+    def test_content_is_hidden_while_the_flag_is_off(self) -> None:
+        flag = Flag("tags.flag")
+        assert self.block("flag", flag=flag, text="<") == '<dref-flag name="tags.flag" hidden><b>&lt;</b></dref-flag>'
+        flag.set(True)
+        assert self.block("flag", flag=flag) == '<dref-flag name="tags.flag"><b></b></dref-flag>'
+
+    def test_content_for_off_is_hidden_while_it_is_on(self) -> None:
+        flag = Flag("tags.flag")
+        shown = '<dref-flag name="tags.flag" when="off" class="calm"><b></b></dref-flag>'
+        assert self.block('flag when="off" class_="calm"', flag=flag) == shown
+        flag.set(True)
+        assert " hidden>" in self.block('flag when="off"', flag=flag)
+
+    @pytest.mark.parametrize(("value", "is_on"), [(0, False), (2, True), ("", False), ([], False), ({"a": 0}, True)])
+    def test_empty_values_are_off(self, value: object, is_on: bool) -> None:
+        ref = DRef[object]("tags.value")
+        ref.set(value)
+        assert (" hidden>" not in self.block("ref", ref=ref)) is is_on
+
+    def test_field_decides(self) -> None:
+        ref = DRef[object]("tags.value")
+        ref.set({"beta": True})
+        assert self.block('ref field="beta"', ref=ref).startswith('<dref-flag name="tags.value" field="beta"><b>')
+        assert " hidden>" in self.block('ref field="gamma"', ref=ref)
+
+    def test_another_when_is_refused(self) -> None:
+        with pytest.raises(TemplateSyntaxError, match="'on' or 'off'"):
+            self.block('flag when="never"', flag=Flag("tags.flag"))
+
+
+class TestOtherElements:
+    def test_value_has_a_second_name(self) -> None:
+        assert rendered('dref_value "tags.a" empty="?"') == '<dref-value name="tags.a" empty="?">?</dref-value>'
+
+    def test_chart_holds_the_value_for_pages_without_javascript(self) -> None:
+        visits = Counter("tags.visits")
+        visits.set(1234)
+        tag = 'dref_chart visits window="5m" label="Visits" format="number" class_="tall"'
+        assert rendered(tag, visits=visits) == (
+            '<dref-chart name="tags.visits" window="5m" label="Visits" format="number" class="tall">1,234</dref-chart>'
+        )
+
+    def test_status_is_a_live_region_with_words_of_its_own(self) -> None:
+        assert rendered('dref_status "off" connected="da" reconnecting="weg seit {since}" class_="x"') == (
+            '<dref-status role="status" connected="da" reconnecting="weg seit {since}" class="x">off</dref-status>'
+        )
+
+
 class TestBackEndDown:
     @pytest.fixture(autouse=True)
     def _down(self, settings: Any) -> Iterator[None]:
@@ -142,7 +195,8 @@ class TestBackEndDown:
 class TestScript:
     def test_script_is_a_module_that_knows_the_websocket(self) -> None:
         assert rendered("dref_script") == (
-            '<script type="module" src="/static/dref_django/dref.js" data-dref-url="/dref/ws/"></script>'
+            '<script type="module" src="/static/dref_django/dref.js" data-dref-url="/dref/ws/" '
+            'data-dref-chart="/static/dref_django/dref-chart.js"></script>'
         )
 
     def test_url_is_the_settings_below_the_script_prefix(self, settings: Any) -> None:

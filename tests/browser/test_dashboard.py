@@ -38,7 +38,8 @@ def test_click_on_one_page_appears_on_a_page_of_another_process(demo: Demo, chro
         clicking.click("#click")
         watching.wait_for_text("#clicks", f"{before + 1:,}")
         clicking.wait_for_text("#clicks", f"{before + 1:,}")
-        watching.wait_for(f"document.querySelector('#activity').textContent.includes('{demo.ports[-1]}: somebody')")
+        done = f"on port {demo.ports[-1]} clicked"
+        watching.wait_for(f"document.querySelector('#activity').textContent.includes('{done}')")
         assert not watching.complaints
         assert not clicking.complaints
 

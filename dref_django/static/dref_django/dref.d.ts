@@ -16,7 +16,7 @@ export interface Status {
   state: "idle" | "connecting" | "connected" | "reconnecting";
   /** The server has lost its own connection to the back end: values may be old. */
   stale: boolean;
-  /** Since when, in milliseconds as of `Date.now()`. */
+  /** From when on values are current, or from when on they may be old: milliseconds as of `Date.now()`. */
   since: number;
 }
 
@@ -51,9 +51,33 @@ export function watch<T extends View = View>(name: string, callback: (value: T, 
 /** A value as `<dref-value>` shows it. */
 export function display(value: View | undefined, options?: DisplayOptions): string;
 
+/**
+ * The base of the elements, and of your own: `show` is called with the value of the ref that the attribute `name` names,
+ * or with the part of it that the dotted path in `field` leads to, from when the element is on a page until it leaves.
+ */
+export abstract class DRefElement extends HTMLElement {
+  static observedAttributes: string[];
+  connectedCallback(): void;
+  disconnectedCallback(): void;
+  attributeChangedCallback(name?: string, before?: string | null, now?: string | null): void;
+  /** The part of a value that `field` leads to. */
+  pick(value: View): View | undefined;
+  abstract show(value: View | undefined, change: Change): void;
+}
+
+/** `dref:change` events of an element: what it shows has changed. They bubble. */
+export type ChangeEvent = CustomEvent<View | undefined>;
+
 declare global {
+  interface HTMLElementTagNameMap {
+    "dref-value": DRefElement;
+    "dref-flag": DRefElement;
+    "dref-chart": DRefElement;
+    "dref-status": HTMLElement;
+  }
   interface DocumentEventMap {
     "dref:status": CustomEvent<Status>;
     "dref:error": CustomEvent<Refusal>;
+    "dref:change": ChangeEvent;
   }
 }

@@ -19,12 +19,19 @@ let watchdog = 0;
 let silence = PATIENCE;
 let flushing = false;
 
-/** Where the connection stands: { state: "idle" | "connecting" | "connected" | "reconnecting", stale, since }. */
+/**
+ * Where the connection stands: { state: "idle" | "connecting" | "connected" | "reconnecting", stale, since }.
+ * `since` is the moment from which on values are current, or from which on they may be old.
+ */
 export const status = { state: "idle", stale: false, since: Date.now() };
+
+const isCurrent = () => status.state === "connected" && !status.stale;
 
 function setStatus(state, stale = status.stale) {
   if (state === status.state && stale === status.stale) return;
-  Object.assign(status, { state, stale, since: Date.now() });
+  const wasCurrent = isCurrent();
+  Object.assign(status, { state, stale });
+  if (isCurrent() !== wasCurrent) status.since = Date.now();
   document.documentElement.dataset.drefStatus = stale && state === "connected" ? "stale" : state;
   document.dispatchEvent(new CustomEvent("dref:status", { detail: { ...status } }));
 }
@@ -215,39 +222,53 @@ addEventListener("pageshow", hurry);
 document.addEventListener("visibilitychange", hurry);
 
 const EMPTY = "\u2013";
+const language = () => document.documentElement.lang || undefined;
 
 /** A value as <dref-value> shows it; the server's template tag writes the same. */
 export function display(value, { format = "", on = "on", off = "off", empty = EMPTY } = {}) {
   if (value === null || value === undefined || value === "") return empty;
   if (typeof value === "boolean") return value ? on : off;
   if (format === "number" && (typeof value === "number" || /^-?\d+$/.test(value))) {
-    const language = document.documentElement.lang || undefined;
-    return new Intl.NumberFormat(language).format(typeof value === "string" ? BigInt(value) : value);
+    return new Intl.NumberFormat(language()).format(typeof value === "string" ? BigInt(value) : value);
   }
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-/** <dref-value name="visits" format="number" field="a.b" on="open" off="closed" empty="none">42</dref-value> */
-class DRefValue extends HTMLElement {
-  static observedAttributes = ["name"];
+/**
+ * The base of the elements, and of your own: `show(value, change)` is called with the value of the ref `name`, or with
+ * the part of it that the dotted path `field` leads to.
+ */
+export class DRefElement extends HTMLElement {
+  static observedAttributes = ["name", "field"];
 
   connectedCallback() {
-    this.attributeChangedCallback();
+    const name = this.getAttribute("name");
+    const show = (value, change) => this.show(this.pick(value), change);
+    this.unwatch = name ? watch(name, show) : () => {};
   }
 
   disconnectedCallback() {
-    if (this.unwatch) this.unwatch();
+    this.unwatch();
     this.unwatch = null;
   }
 
   attributeChangedCallback() {
-    this.disconnectedCallback();
-    const name = this.getAttribute("name");
-    if (name && this.isConnected) this.unwatch = watch(name, (value) => this.show(value));
+    if (!this.unwatch) return; // before it is on a page
+    this.unwatch();
+    DRefElement.prototype.connectedCallback.call(this);
   }
 
-  show(value) {
+  pick(value) {
     for (const step of (this.getAttribute("field") || "").split(".").filter(Boolean)) value = value?.[step];
+    return value;
+  }
+}
+
+/** <dref-value name="visits" format="number" field="a.b" on="open" off="closed" empty="none">42</dref-value> */
+class DRefValue extends DRefElement {
+  static observedAttributes = ["name", "field", "format", "on", "off", "empty"];
+
+  show(value) {
     const options = {};
     for (const key of ["format", "on", "off", "empty"]) {
       if (this.hasAttribute(key)) options[key] = this.getAttribute(key);
@@ -259,4 +280,81 @@ class DRefValue extends HTMLElement {
   }
 }
 
-if (!customElements.get("dref-value")) customElements.define("dref-value", DRefValue);
+/** <dref-flag name="maintenance" [when="off"] [hidden]>shown while it is on (off)</dref-flag> */
+class DRefFlag extends DRefElement {
+  static observedAttributes = ["name", "field", "when"];
+
+  show(value) {
+    // As in Python: what is empty is off.
+    const isOn = Boolean(value && typeof value === "object" ? Object.keys(value).length : value);
+    const hidden = isOn === (this.getAttribute("when") === "off");
+    if (this.hidden === hidden) return;
+    this.hidden = hidden;
+    this.dispatchEvent(new CustomEvent("dref:change", { detail: value, bubbles: true }));
+  }
+}
+
+const WORDS = {
+  idle: "",
+  connecting: "connecting",
+  connected: "live",
+  reconnecting: "reconnecting, values as of {since}",
+  stale: "values may be old since {since}",
+};
+
+/** <dref-status connected="live" reconnecting="values as of {since}">needs JavaScript</dref-status> */
+class DRefStatus extends HTMLElement {
+  connectedCallback() {
+    if (!this.hasAttribute("role")) this.setAttribute("role", "status");
+    this.listener = () => this.show();
+    document.addEventListener("dref:status", this.listener);
+    this.show();
+  }
+
+  disconnectedCallback() {
+    document.removeEventListener("dref:status", this.listener);
+  }
+
+  show() {
+    const state = status.state === "connected" && status.stale ? "stale" : status.state;
+    const since = new Intl.DateTimeFormat(language(), { timeStyle: "medium" }).format(status.since);
+    const text = (this.getAttribute(state) ?? WORDS[state]).replace("{since}", since);
+    this.dataset.state = state;
+    if (this.textContent !== text) this.textContent = text;
+  }
+}
+
+/**
+ * <dref-chart name="visits" window="60s" label="Visits">42</dref-chart>
+ * What draws is in a module of its own, which only a page with a chart loads. Until then, and without it, the text
+ * inside is kept current.
+ */
+class DRefChart extends DRefValue {
+  connectedCallback() {
+    super.connectedCallback();
+    if (this.chart) this.chart.start();
+    this.loading ??= import(script?.dataset.drefChart || new URL("dref-chart.js", import.meta.url))
+      .then(({ Chart }) => {
+        this.chart = new Chart(this, status);
+        if (this.last !== undefined) this.chart.add(this.last);
+        if (this.isConnected) this.chart.start();
+      })
+      .catch(console.error);
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    if (this.chart) this.chart.stop();
+  }
+
+  show(value) {
+    super.show(value);
+    this.last = value;
+    if (this.chart) this.chart.add(value);
+  }
+}
+
+const elements = { value: DRefValue, flag: DRefFlag, status: DRefStatus, chart: DRefChart };
+for (const [name, element] of Object.entries(elements)) {
+  if (!customElements.get(`dref-${name}`)) customElements.define(`dref-${name}`, element);
+}

@@ -1,21 +1,28 @@
-/* The parts of the dashboard that are more than a value: bars, the switch, the list, the state of the connection. */
+/* The parts of the dashboard that are more than an element of dref.js: forms, bars, lists, the map of processes. */
 
-import { status, watch } from "../dref_django/dref.js";
+import { watch } from "../dref_django/dref.js";
+
+const find = (id) => document.getElementById(id);
+
+/** An element with a text, and children. */
+function make(tag, text = "", ...children) {
+  const element = document.createElement(tag);
+  if (text) element.textContent = text;
+  element.append(...children);
+  return element;
+}
 
 for (const form of document.forms) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const response = await fetch(form.action, {
-      method: "POST",
-      body: new FormData(form),
-      headers: { "X-Requested-With": "fetch" },
-    });
+    const body = new FormData(form);
+    for (const field of form.querySelectorAll("input:not([type=hidden])")) field.value = "";
+    const response = await fetch(form.action, { method: "POST", body, headers: { "X-Requested-With": "fetch" } });
     if (!response.ok) location.reload();
   });
 }
 
-const shop = document.getElementById("maintenance");
-watch("demo.maintenance", (closed) => shop.setAttribute("aria-checked", String(closed)));
+watch("demo.maintenance", (closed) => find("maintenance").setAttribute("aria-checked", String(closed)));
 
 watch("demo.moods", (moods) => {
   const most = Math.max(1, ...Object.values(moods));
@@ -24,30 +31,45 @@ watch("demo.moods", (moods) => {
   }
 });
 
-const list = document.getElementById("activity");
-watch("demo.activity", (lines) => {
-  list.replaceChildren(
-    ...(lines.length ? lines : ["nothing yet"]).map((line) => {
-      const item = document.createElement("li");
-      item.textContent = line;
-      return item;
-    }),
-  );
+watch("demo.report", ({ progress, token }) => {
+  find("progress").value = progress;
+  find("progress").dataset.running = String(Boolean(token));
 });
 
-const shown = document.getElementById("status");
-const words = { connected: "live", connecting: "connecting", reconnecting: "connection lost, trying again", idle: "idle" };
+watch("demo.activity", (lines) => {
+  find("activity").replaceChildren(...(lines.length ? lines : ["nothing yet"]).map((line) => make("li", line)));
+});
 
-function showStatus() {
-  shown.textContent = status.state === "connected" && status.stale ? "live, but values may be old" : words[status.state];
-  shown.dataset.state = status.state;
+watch("demo.chat", (messages) => {
+  const log = find("chat");
+  const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+  const lines = messages.map(({ by, text, at }) => make("li", "", make("b", by), " ", make("time", at), make("span", text)));
+  log.replaceChildren(...(lines.length ? lines : [make("li", "Nobody has said anything yet.")]));
+  if (atEnd || !log.dataset.live) log.scrollTop = log.scrollHeight;
+  log.dataset.live = "true";
+});
+
+/** The place of a process on the map; one that the server did not know of gets its own. */
+function placeOf(port) {
+  const known = document.querySelector(`#nodes [data-port="${CSS.escape(port)}"]`);
+  if (known) return known;
+  const place = document.querySelector("#nodes li").cloneNode(true);
+  place.dataset.port = port;
+  place.querySelector("b").textContent = `port ${port}`;
+  find("nodes").append(place);
+  return place;
 }
 
-document.addEventListener("dref:status", showStatus);
-showStatus();
+watch("demo.node.*", (node, { name, deleted }) => {
+  const place = placeOf(name.replace("demo.node.", ""));
+  place.dataset.role = deleted || !node ? "gone" : node.role;
+  place.querySelector(".badge").textContent = place.dataset.role;
+  place.querySelector("[data-of=pid]").textContent = node ? node.pid : "\u2013";
+  place.querySelector("[data-of=lag]").textContent = node ? `${node.lag_ms} ms` : "\u2013";
+});
 
 document.addEventListener("dref:change", ({ target }) => {
-  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  if (target.localName === "dref-value" && !matchMedia("(prefers-reduced-motion: reduce)").matches) {
     target.animate([{ color: "var(--accent)" }, {}], { duration: 600, easing: "ease-out" });
   }
 });

@@ -23,6 +23,7 @@ SUBCOMMANDS: dict[str, str] = {
     "leader": "leader",
     "status": "status",
     "doctor": "doctor",
+    "run": "run",
 }
 """Name to the module in this package. In the order of the help text."""
 

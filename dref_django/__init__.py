@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .fenced_models import FencedModel
     from .fencing import fence
+    from .hot_counters import HotCounter
     from .locks import Lock, lock
     from .partitions import Partitions
     from .refs import Counter, DRef, Flag, watch
@@ -55,6 +56,7 @@ _HOMES = {
     ),
     "fenced_models": ("FencedModel",),
     "fencing": ("fence",),
+    "hot_counters": ("HotCounter",),
     "locks": ("Lock", "lock"),
     "partitions": ("Partitions",),
     "refs": ("Counter", "DRef", "Flag", "watch"),
@@ -75,6 +77,7 @@ __all__ = [
     "Election",
     "FencedModel",
     "Flag",
+    "HotCounter",
     "InvalidName",
     "InvalidValue",
     "Lock",

@@ -13,10 +13,10 @@ from . import backends, conf, naming, workspace
 from .backends.base import Backend
 from .cells import Cell, Near
 from .codecs import Schema, get_codec, type_of_default
-from .exceptions import NotFound
+from .exceptions import CounterOverflow, InvalidValue, NotFound
 from .flows import Await, Flow, adrive, drive
 from .hub import Hub
-from .protocol import Data, Read, Reply, check_name
+from .protocol import INT_MAX, INT_MIN, Data, Read, Reply, check_name
 from .streams import get_hub, start_registered
 
 T = TypeVar("T")
@@ -198,6 +198,15 @@ class BaseRef(Generic[T]):
         """Another object than `value` where a caller could change it in place."""
         schema = self._bind().schema
         return value if schema.shares(value) else cast("T", schema.decode(schema.encode(value)))
+
+
+def checked_amount(name: str, amount: Any) -> int:
+    """What counters are changed by, or `InvalidValue`, `CounterOverflow`."""
+    if isinstance(amount, bool) or not isinstance(amount, int):
+        raise InvalidValue(f"{name!r} is changed by integers, not by {amount!r}")
+    if not INT_MIN <= amount <= INT_MAX:
+        raise CounterOverflow(f"{name!r}: {amount} does not fit in a signed 64-bit integer; it was not changed")
+    return amount
 
 
 _known: weakref.WeakValueDictionary[tuple[str, str], BaseRef[Any]] = weakref.WeakValueDictionary()

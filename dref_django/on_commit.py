@@ -15,12 +15,32 @@ from . import workspace
 from .flows import Flow
 
 if TYPE_CHECKING:
+    from .binding import BaseRef
+    from .hot_counters import HotCounter
     from .refs import Counter, DRef, Flag
 
 T = TypeVar("T")
 
 
-class OnCommit(Generic[T]):
+class _Hooks:
+    """Registers flows of a ref with Django."""
+
+    _ref: BaseRef[Any]
+
+    def __init__(self, using: str | None, robust: bool) -> None:
+        self._using = using
+        self._robust = robust
+
+    def _later(self, flow: Flow[Any]) -> None:
+        def apply() -> None:
+            with workspace.outside():  # the database has committed, whatever becomes of a transaction() of refs
+                self._ref._run(flow)
+
+        apply.__qualname__ = f"{self._ref!r}.on_commit"  # Django names a hook that raises by it
+        transaction.on_commit(apply, using=self._using, robust=self._robust)
+
+
+class OnCommit(_Hooks, Generic[T]):
     """The changing methods of a ref, each applied when the transaction commits. They return None.
 
     Values are checked and encoded at the call: what is wrong raises there, and an object that is changed afterwards is
@@ -28,9 +48,8 @@ class OnCommit(Generic[T]):
     """
 
     def __init__(self, ref: DRef[T], using: str | None, robust: bool) -> None:
-        self._ref = ref
-        self._using = using
-        self._robust = robust
+        super().__init__(using, robust)
+        self._ref: DRef[T] = ref
 
     def set(self, value: T, *, ttl: float | None = None) -> None:
         self._later(self._ref._set(value, ttl))
@@ -51,17 +70,23 @@ class OnCommit(Generic[T]):
     def expire(self, ttl: float | None) -> None:
         self._later(self._ref._expire(ttl))
 
-    def _later(self, flow: Flow[Any]) -> None:
-        def apply() -> None:
-            with workspace.outside():  # the database has committed, whatever becomes of a transaction() of refs
-                self._ref._run(flow)
-
-        apply.__qualname__ = f"{self._ref!r}.on_commit"  # Django names a hook that raises by it
-        transaction.on_commit(apply, using=self._using, robust=self._robust)
-
 
 class CounterOnCommit(OnCommit[int]):
     _ref: Counter
+
+    def increment(self, amount: int = 1) -> None:
+        self._later(self._ref._add(amount))
+
+    def decrement(self, amount: int = 1) -> None:
+        self._later(self._ref._subtract(amount))
+
+
+class HotOnCommit(_Hooks):
+    """As `OnCommit`, of a counter with stripes or flush_interval."""
+
+    def __init__(self, ref: HotCounter, using: str | None, robust: bool) -> None:
+        super().__init__(using, robust)
+        self._ref: HotCounter = ref
 
     def increment(self, amount: int = 1) -> None:
         self._later(self._ref._add(amount))

@@ -10,22 +10,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar, cast, overload
 
 from . import backends, conf, naming, workspace
-from .binding import UNSET, BaseRef, known_ref
+from .binding import UNSET, BaseRef, checked_amount, known_ref
 from .deltas import make_splice
 from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, WrongKind
 from .flows import Call, Flow
 from .held import Held
+from .hot_counters import HotCounter
 from .hub import FeedStatus
 from .leasing import Grant, give, hold, take
 from .on_commit import CounterOnCommit, FlagOnCommit, OnCommit
 from .op_ids import new_op_id
 from .protocol import (
     ABSENT,
-    INT_MAX,
-    INT_MIN,
     KEEP,
     Add,
     Data,
@@ -393,18 +392,58 @@ class DRef(BaseRef[T]):
 
 
 class Counter(DRef[int]):
-    """A signed 64-bit integer. `increment` is one native atomic operation on every back end and never loses one."""
+    """A signed 64-bit integer. `increment` is one native atomic operation on every back end and never loses one.
 
-    def __init__(
-        self,
-        name: str | None = None,
-        default: int = 0,
-        *,
-        using: str = conf.DEFAULT_ALIAS,
-        group: str | None = None,
-    ) -> None:
-        super().__init__(name, default, type=int, using=using, group=group)
-        self._initial = default
+    For one that very many writers hit at once, `stripes=N` or `flush_interval=s` make another type: a `HotCounter`,
+    whose `increment` returns None.
+    """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(  # type: ignore[misc]
+            cls,
+            name: str | None = None,
+            default: int = 0,
+            *,
+            stripes: int,
+            flush_interval: float | None = None,
+            using: str = conf.DEFAULT_ALIAS,
+            group: str | None = None,
+        ) -> HotCounter: ...
+
+        @overload
+        def __new__(  # type: ignore[misc]
+            cls,
+            name: str | None = None,
+            default: int = 0,
+            *,
+            flush_interval: float,
+            using: str = conf.DEFAULT_ALIAS,
+            group: str | None = None,
+        ) -> HotCounter: ...
+
+        @overload
+        def __new__(
+            cls,
+            name: str | None = None,
+            default: int = 0,
+            *,
+            using: str = conf.DEFAULT_ALIAS,
+            group: str | None = None,
+        ) -> Self: ...
+
+        def __new__(cls, *args: Any, **options: Any) -> Any: ...
+
+    else:
+
+        def __new__(cls, *args, **options):
+            if "stripes" in options or "flush_interval" in options:
+                return HotCounter(*args, **options)
+            return super().__new__(cls)
+
+        def __init__(self, name=None, default=0, *, using=conf.DEFAULT_ALIAS, group=None):
+            super().__init__(name, default, type=int, using=using, group=group)
 
     def increment(self, amount: int = 1) -> int:
         """Adds `amount` and returns the new value; an absent counter starts from its default. Keeps the time to live.
@@ -433,13 +472,13 @@ class Counter(DRef[int]):
     __index__ = __float__ = __int__
 
     def _add(self, amount: int) -> Flow[int]:
-        return self._count(_integer(self, amount))
+        return self._count(checked_amount(self.name, amount))
 
     def _subtract(self, amount: int) -> Flow[int]:
-        return self._add(-_integer(self, amount))
+        return self._add(-checked_amount(self.name, amount))
 
     def _count(self, amount: int) -> Flow[int]:
-        reply: Reply = yield Add(self.name, amount, self._initial, new_op_id())
+        reply: Reply = yield Add(self.name, amount, cast("int", self._default), new_op_id())
         if reply.status is Status.APPLIED and isinstance(reply.data, int):
             self._note(reply.version, reply.data, reply.left)
             return reply.data
@@ -519,14 +558,6 @@ def _twice(function: Callable[[T], Any]) -> Callable[[T], tuple[T, T]]:
 async def _awaited_twice(awaitable: Awaitable[T]) -> tuple[T, T]:
     new = await awaitable
     return new, new
-
-
-def _integer(ref: DRef[Any], amount: Any) -> int:
-    if isinstance(amount, bool) or not isinstance(amount, int):
-        raise InvalidValue(f"{ref.name!r} is changed by integers, not by {amount!r}")
-    if not INT_MIN <= amount <= INT_MAX:
-        raise CounterOverflow(f"{ref.name!r}: {amount} does not fit in a signed 64-bit integer; it was not changed")
-    return amount
 
 
 def _microseconds(ref: DRef[Any], ttl: Any) -> int | None:

@@ -147,7 +147,10 @@ class Stream(Generic[T]):
     def _open(self) -> tuple[Hub, concurrent.futures.Future[None]]:
         backend = backends.get_backend(self._alias)
         self._hub, self._pid = get_hub(backend), os.getpid()
-        return self._hub, self._hub.add(self._buffer, name=self._name, prefix=self._prefix)
+        return self._hub, self._listen(self._hub)
+
+    def _listen(self, hub: Hub) -> concurrent.futures.Future[None]:
+        return hub.add(self._buffer, name=self._name, prefix=self._prefix)
 
     def _unreachable(self, hub: Hub) -> Unavailable:
         self.close()
@@ -286,8 +289,12 @@ class Subscription(Generic[T]):
             if hub is self._hub or self._closed:
                 return
             self._hub = hub
-            self._buffer = Buffer(self._every, self._limit, self._schedule)
-            hub.add(self._buffer, name=self._name, prefix=self._prefix)
+            self._buffer = self._listen(hub)
+
+    def _listen(self, hub: Hub) -> Buffer:
+        buffer = Buffer(self._every, self._limit, self._schedule)
+        hub.add(buffer, name=self._name, prefix=self._prefix)
+        return buffer
 
     def unbind(self, hub: Hub) -> None:
         """The hub is gone, and with it what it told and nobody heard yet."""

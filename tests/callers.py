@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from dref_django import DRef
+from dref_django.binding import BaseRef
 
 
 class Caller:
@@ -14,7 +14,7 @@ class Caller:
     def __init__(self, runner: asyncio.Runner | None) -> None:
         self._runner = runner
 
-    def __call__(self, ref: DRef[Any], method: str, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, ref: BaseRef[Any], method: str, *args: Any, **kwargs: Any) -> Any:
         if self._runner is None:
             return getattr(ref, method)(*args, **kwargs)
         return self._runner.run(getattr(ref, f"a{method}")(*args, **kwargs))

@@ -87,6 +87,10 @@ class Child:
     def kill(self) -> None:
         kill_family(self.pid)
 
+    def ends(self, timeout: float = PATIENCE) -> int:
+        """Waits for its end by itself; returns the exit code."""
+        return self._process.wait(timeout)
+
     def __enter__(self) -> Self:
         return self
 

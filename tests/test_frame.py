@@ -24,8 +24,8 @@ LAYERS = [
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
     {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
-    | {"on_commit", "op_ids", "workspace"},
-    {"binding", "catalog", "elections", "fenced_models", "fencing", "inspection", "locks", "partitions", "refs"}
+    | {"flushing", "on_commit", "op_ids", "sums", "workspace"},
+    {"binding", "catalog", "elections", "fenced_models", "fencing", "hot_counters", "inspection", "locks", "partitions", "refs"}
     | {"run_once", "semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "commandline", "fields", "health", "live", "management", "migrations"}
     | {"models", "pytest_plugin", "signals", "templatetags", "testing"},  # the Django edges

@@ -10,23 +10,33 @@ import asyncio
 import ipaddress
 import socket
 import threading
-from typing import Final
+from typing import Final, TypeAlias
 
 MAX_LOOKUPS: Final = 16
 """Lookups under way; more fail at once."""
 
+Address: TypeAlias = tuple[str, int]
+"""A host, by name or number, and a port."""
+
 _lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of "host:port" or "[2001:db8::1]:port". Raises ValueError."""
-    host, _, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{address!r}: write an IPv6 address in brackets, [::1]:8082")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"{address!r} is no host:port")
+def split_address(address: str, default_port: int | None = None) -> Address:
+    """Host and port of "host:port" or "[2001:db8::1]:port"; the port may be missing if there is a default. Raises
+    ValueError."""
+    bare, bracket, rest = address[1:].partition("]") if address.startswith("[") else (address, "", "")
+    if bracket:
+        host, colon, port = bare, rest[:1], rest[1:]
+    elif bare.count(":") > 1:
+        raise ValueError("write an IPv6 address in brackets, [::1]:8082")
+    else:
+        host, colon, port = bare.partition(":")
+    if not colon and default_port is not None:
+        port = str(default_port)
+    if not host or any(character.isspace() for character in host) or colon not in ("", ":"):
+        raise ValueError("it is no host:port")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("it has no port from 1 to 65535")
     return host, int(port)
 
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from .backends import base
 from .backends.base import Params
 
-DEFAULT_ALIAS = "default"
+DEFAULT_ALIAS = base.DEFAULT_ALIAS
 
 SHORT_NAMES = {
     "memory": "dref_django.backends.memory.MemoryBackend",

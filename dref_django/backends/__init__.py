@@ -16,7 +16,7 @@ from django.core.signals import setting_changed
 
 from dref_django import conf
 
-from .base import Backend, Params
+from .base import DEFAULT_ALIAS, Backend, Params
 
 __all__ = ["Backend", "Params", "generation", "get_backend", "install", "make_backend", "on_discard", "reset"]
 
@@ -27,7 +27,7 @@ _backends: dict[str, Backend] = {}
 _discarded: list[Callable[[Backend], None]] = []
 
 
-def get_backend(alias: str = conf.DEFAULT_ALIAS) -> Backend:
+def get_backend(alias: str = DEFAULT_ALIAS) -> Backend:
     """The back end of an alias. Raises ImproperlyConfigured when the settings are wrong; connects to nothing."""
     backend = _backends.get(alias)
     if backend is not None:

@@ -25,6 +25,7 @@ from .delivery import Attempt, Delivery, NotSent, ReplyLost, redeliver
 if TYPE_CHECKING:
     from django.core.checks import CheckMessage
 
+DEFAULT_ALIAS = "default"
 DEFAULT_TIMEOUT = 5.0
 DEFAULT_MAX_VALUE_SIZE = 1024 * 1024
 DEFAULT_HEARTBEAT = 15.0
@@ -39,7 +40,7 @@ class NotJoinable(DRefError):
 class Params:
     """The settings of one back end, checked and with their defaults (`conf.py` makes them)."""
 
-    alias: str = "default"
+    alias: str = DEFAULT_ALIAS
     key_prefix: str = "dref"
     """Separates projects that share a server; no effect on the names that users see."""
     timeout: float = DEFAULT_TIMEOUT

@@ -10,7 +10,7 @@ from typing import Final
 
 from .channel import Channel
 from .handshake import NONCE_SIZE, HandshakeError, Hello, Reason, Secrets, dialer
-from .resolving import Address, join_address, resolve
+from .resolving import resolve, split_address
 
 DIAL_TIMEOUT: Final = 3.0
 """Seconds for all of it: looking the name up, connecting, the handshake."""
@@ -19,14 +19,14 @@ CONNECT_TIMEOUT: Final = 1.0
 
 
 async def dial(
-    address: Path | Address,
+    address: Path | str,
     secrets: Secrets,
     hello: Hello,
     *,
     tls: ssl.SSLContext | None = None,
     timeout: float = DIAL_TIMEOUT,
 ) -> Channel:
-    """Connects to a Unix socket (a Path) or to (host, port), and proves and is proven to belong to the cluster.
+    """Connects to a Unix socket (a Path) or to "host:port", and proves and is proven to belong to the cluster.
 
     The name is looked up now; its addresses are tried one after the other. `timeout` is in seconds. Raises OSError
     when nobody is there (also `TimeoutError`), `TransportError` when somebody is, and is not one of us.
@@ -41,16 +41,14 @@ async def dial(
                 raise
     except HandshakeError as error:
         if error.reason is Reason.CLOSED:
-            raise ConnectionResetError(
-                f"{_name(address)} closed the connection in the middle of the handshake"
-            ) from error
+            raise ConnectionResetError(f"{address} closed the connection in the middle of the handshake") from error
         raise
     except TimeoutError:
-        raise TimeoutError(f"{_name(address)} did not answer within {timeout:g} seconds") from None
+        raise TimeoutError(f"{address} did not answer within {timeout:g} seconds") from None
     return channel
 
 
-async def _connect(address: Path | Address, secrets: Secrets, hello: Hello, tls: ssl.SSLContext | None) -> Channel:
+async def _connect(address: Path | str, secrets: Secrets, hello: Hello, tls: ssl.SSLContext | None) -> Channel:
     loop = asyncio.get_running_loop()
 
     def make() -> Channel:
@@ -59,7 +57,10 @@ async def _connect(address: Path | Address, secrets: Secrets, hello: Hello, tls:
     if isinstance(address, Path):
         _, channel = await loop.create_unix_connection(make, str(address))
         return channel
-    host, port = address
+    try:
+        host, port = split_address(address)
+    except ValueError as error:
+        raise OSError(f"{address!r}: {error}") from None
     found = await resolve(host)
     name = None if tls is None else host
     for number, ip in enumerate(found, 1):
@@ -70,8 +71,4 @@ async def _connect(address: Path | Address, secrets: Secrets, hello: Hello, tls:
         except OSError:
             if number == len(found):
                 raise
-    raise OSError(f"{join_address(host, port)} has no address")
-
-
-def _name(address: Path | Address) -> str:
-    return str(address) if isinstance(address, Path) else join_address(*address)
+    raise OSError(f"{address} has no address")

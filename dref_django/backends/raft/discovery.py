@@ -1,36 +1,30 @@
-"""Where the other nodes are, asked of the name server again and again, and where this one is."""
+"""Where the other nodes are, as far as settings and name server know, and where this one is."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import socket
-from collections.abc import Callable, Iterable
-from typing import Final, NoReturn
+from collections.abc import Iterable
+from typing import Final
 
 from .options import Options
-from .resolving import Address, resolve
+from .resolving import join_address, resolve, split_address
 
-logger = logging.getLogger("dref_django")
-
-PERIOD: Final = 5.0
-"""Seconds between two looks at the addresses of SERVICES."""
-FIRST_PERIOD: Final = 0.5
-"""The same until something was found."""
-MAX_NODES: Final = 1000
+MAX_ADDRESSES: Final = 1000
 """Addresses of one service that are looked at."""
 
 
-async def find(options: Options) -> frozenset[Address]:
-    """NODES as they are written (a name is looked up at each dial), and all addresses of SERVICES.
+async def find_places(options: Options) -> frozenset[str]:
+    """Where nodes may live, as "host:port": NODES as they are written (a name is looked up at each dial), and all
+    addresses that SERVICES have now. This node's own may be among them.
 
-    Raises OSError when there are services and none of them could be looked up.
+    Raises OSError when there are services and nothing at all was found.
     """
     found = set(options.nodes)
     trouble = None
-    for host, port in options.services:
+    for service in options.services:
+        host, port = split_address(service)
         try:
-            found.update((address, port) for address in (await resolve(host))[:MAX_NODES])
+            found.update(join_address(address, port) for address in (await resolve(host))[:MAX_ADDRESSES])
         except OSError as error:
             trouble = OSError(f"the service {host!r} cannot be looked up: {error}")
     if trouble is not None and not found:
@@ -38,40 +32,22 @@ async def find(options: Options) -> frozenset[Address]:
     return frozenset(found)
 
 
-async def watch(options: Options, found: Callable[[frozenset[Address]], None]) -> NoReturn:
-    """Calls `found` with all addresses, this node's own possibly among them, each time they change."""
-    last: frozenset[Address] | None = None
-    trouble = ""
-    while True:
-        try:
-            now = await find(options)
-        except OSError as error:
-            if str(error) != trouble:
-                trouble = str(error)
-                logger.warning("dref: no other nodes found: %s", trouble)
-        else:
-            trouble = ""
-            if now != last:
-                last = now
-                found(now)
-        await asyncio.sleep(PERIOD if last else FIRST_PERIOD)
+def own_address(options: Options, port: int, places: Iterable[str] = ()) -> str:
+    """Where others reach this node, "host:port": ADVERTISE, or BIND, or the address that it has towards `places`.
 
-
-def own_address(options: Options, port: int, others: Iterable[Address] = ()) -> Address:
-    """Where others reach this node: ADVERTISE, or BIND, or the address from which it would speak to `others`.
-
-    `port`: the one it listens on. Addresses of others are numbers, names are passed over.
+    `port`: the one it listens on. Places are numbers; names among them are passed over.
     """
-    if options.advertise is not None:
+    if options.advertise:
         return options.advertise
     if options.bind not in ("0.0.0.0", "::"):  # noqa: S104 -- asks whether it is
-        return options.bind, port
-    for host, other_port in others:
+        return join_address(options.bind, port)
+    for place in sorted(places):
+        host, other_port = split_address(place)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
-                probe.connect((host, other_port))  # sends nothing: asks the routing table
-                return str(probe.getsockname()[0]), port
+                probe.connect((socket.inet_pton(family, host) and host, other_port))  # asks the routing table only
+                return join_address(str(probe.getsockname()[0]), port)
             except OSError:
                 continue
-    return socket.gethostname(), port
+    return join_address(socket.gethostname(), port)

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +21,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from dref_django.backends.base import Params
 
-from .handshake import MAX_SECRETS
-from .resolving import Address, join_address, split_address
+from .handshake import MAX_SECRETS, Secrets
+from .resolving import join_address, split_address
 
 DEFAULT_PORT: Final = 8082
 DEFAULT_CLUSTER: Final = "dref"
@@ -72,24 +72,36 @@ class Tls:
         return context
 
 
+NO_SECRET: Final = Secrets((), "")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     data_dir: Path
     cluster: str = DEFAULT_CLUSTER
-    secrets: tuple[str, ...] = ()
-    """The first one proves who we are, the others are accepted as well (rotation)."""
-    nodes: tuple[Address, ...] = ()
-    """Host (a name or an address) and port of every node, or of some of them."""
-    services: tuple[Address, ...] = ()
-    """Names each of whose addresses is a node."""
+    secrets: Secrets = field(default=NO_SECRET, repr=False)
+    nodes: tuple[str, ...] = ()
+    """"host:port" of every node, or of some of them; the host is a name or an address."""
+    services: tuple[str, ...] = ()
+    """"host:port", where each address of the host is a node."""
     port: int = DEFAULT_PORT
     bind: str = "127.0.0.1"
-    advertise: Address | None = None
-    """Where others reach this node; None: as it sees itself (see `discovery.own_address`)."""
+    advertise: str = ""
+    """"host:port" at which others reach this node; "": as it sees itself (see `discovery.own_address`)."""
     bootstrap_expect: int = 1
     voters: int = DEFAULT_VOTERS
     role: Role = Role.AUTO
     tls: Tls | None = None
+
+    @property
+    def listen_tls(self) -> ssl.SSLContext | None:
+        """A new context for accepting connections. Raises OSError when the files do not fit."""
+        return None if self.tls is None else self.tls.context(ssl.Purpose.CLIENT_AUTH)
+
+    @property
+    def dial_tls(self) -> ssl.SSLContext | None:
+        """A new context for making connections. Raises OSError when the files do not fit."""
+        return None if self.tls is None else self.tls.context(ssl.Purpose.SERVER_AUTH)
 
     @property
     def is_alone(self) -> bool:
@@ -125,13 +137,15 @@ class _Reader:
     def options(self) -> Options:
         port = self._number("PORT", DEFAULT_PORT, 1, 65535)
         nodes, services = self._addresses("NODES", port), self._addresses("SERVICES", port)
-        near = not services and all(is_loopback(host) for host, _ in nodes)
+        near = not services and all(is_loopback(node) for node in nodes)
+        cluster = self._text("CLUSTER", DEFAULT_CLUSTER, MAX_CLUSTER_NAME)
+        secrets = self._secrets()
         voters = self._number("VOTERS", DEFAULT_VOTERS, 1, MAX_VOTERS)
         expect = min(voters, len(nodes)) if nodes else DEFAULT_EXPECT if services else 1
         options = Options(
             data_dir=self._data_dir(),
-            cluster=self._text("CLUSTER", DEFAULT_CLUSTER, MAX_CLUSTER_NAME),
-            secrets=self._secrets(),
+            cluster=cluster,
+            secrets=Secrets(secrets, cluster),
             nodes=nodes,
             services=services,
             port=port,
@@ -142,20 +156,20 @@ class _Reader:
             role=self._role(),
             tls=self._tls(),
         )
-        self._check_together(options, near)
-        return options
-
-    def _check_together(self, options: Options, near: bool) -> None:
-        if options.role is Role.CLIENT and options.is_alone:
-            raise self._wrong("ROLE", "is 'client', which needs NODES or SERVICES: somebody to ask")
-        if options.bootstrap_expect > options.voters:
-            raise self._wrong("BOOTSTRAP_EXPECT", f"is {options.bootstrap_expect}, more than VOTERS, {options.voters}")
-        if not options.secrets and not (near and is_loopback(options.bind)):
+        if not secrets and not (near and is_loopback(options.bind)):
             raise self._wrong(
                 "SECRET",
                 "is missing, and so is SECRET_KEY: nodes that are reached over a network need a secret that all of "
                 "them know",
             )
+        self._check_together(options)
+        return options
+
+    def _check_together(self, options: Options) -> None:
+        if options.role is Role.CLIENT and options.is_alone:
+            raise self._wrong("ROLE", "is 'client', which needs NODES or SERVICES: somebody to ask")
+        if options.bootstrap_expect > options.voters:
+            raise self._wrong("BOOTSTRAP_EXPECT", f"is {options.bootstrap_expect}, more than VOTERS, {options.voters}")
 
     def _wrong(self, name: str, what: str) -> ImproperlyConfigured:
         return ImproperlyConfigured(f"{self._names[name]} {what}.")
@@ -174,23 +188,23 @@ class _Reader:
             raise self._wrong(name, f"is a text of 1 to {longest} characters, not {value!r}")
         return value
 
-    def _addresses(self, name: str, port: int) -> tuple[Address, ...]:
+    def _addresses(self, name: str, port: int) -> tuple[str, ...]:
         value = self._given.get(name, ())
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
             raise self._wrong(name, f"is a list of host or host:port, not {value!r}")
         return tuple(dict.fromkeys(self._address(name, item, port) for item in items if item != ""))
 
-    def _address(self, name: str, item: object, port: int) -> Address:
+    def _address(self, name: str, item: object, port: int) -> str:
         if isinstance(item, str):
             try:
-                return split_address(item, port)
+                return join_address(*split_address(item, port))
             except ValueError as error:
                 raise self._wrong(name, f"holds {item!r}: {error}") from None
         raise self._wrong(name, f"is made of host or host:port, not {item!r}")
 
-    def _advertise(self, port: int) -> Address | None:
-        return self._address("ADVERTISE", self._given["ADVERTISE"], port) if "ADVERTISE" in self._given else None
+    def _advertise(self, port: int) -> str:
+        return self._address("ADVERTISE", self._given["ADVERTISE"], port) if "ADVERTISE" in self._given else ""
 
     def _data_dir(self) -> Path:
         base = getattr(settings, "BASE_DIR", None)
@@ -235,16 +249,15 @@ class _Reader:
         return Tls(*(Path(value[key]) for key in TLS_KEYS))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host` certainly is this machine alone."""
+def is_loopback(address: str) -> bool:
+    """Whether a host, or "host:port", certainly is this machine alone."""
+    host = address if address == "localhost" or _is_number(address) else split_address(address, DEFAULT_PORT)[0]
+    return ipaddress.ip_address(host).is_loopback if _is_number(host) else host == "localhost"
+
+
+def _is_number(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
-
-
-def describe(options: Options) -> str:
-    """Where the other nodes are looked for, for messages."""
-    parts = [join_address(*address) for address in options.nodes]
-    parts += [f"all addresses of {join_address(*address)}" for address in options.services]
-    return ", ".join(parts) or "nowhere: this cluster has one host"
+        return False
+    return True

@@ -10,18 +10,15 @@ import asyncio
 import ipaddress
 import socket
 import threading
-from typing import Final, TypeAlias
+from typing import Final
 
 MAX_LOOKUPS: Final = 16
 """Lookups under way; more fail at once."""
 
-Address: TypeAlias = tuple[str, int]
-"""A host, by name or number, and a port."""
-
 _lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
 
-def split_address(address: str, default_port: int | None = None) -> Address:
+def split_address(address: str, default_port: int | None = None) -> tuple[str, int]:
     """Host and port of "host:port" or "[2001:db8::1]:port"; the port may be missing if there is a default. Raises
     ValueError."""
     bare, bracket, rest = address[1:].partition("]") if address.startswith("[") else (address, "", "")

@@ -2,6 +2,7 @@
 
     frames.py -> handshake.py -> channel.py -> acceptor.py   the end that listens
                                                dialing.py    the end that connects
+                                               links.py      connections kept to the other nodes
 
 `frames` and `handshake` are pure; the others live on one event loop.
 """
@@ -13,5 +14,6 @@ from .channel import Channel
 from .dialing import dial
 from .frames import TransportError
 from .handshake import Hello, Secrets
+from .links import Links
 
-__all__ = ["Acceptor", "Channel", "Hello", "Secrets", "TransportError", "dial"]
+__all__ = ["Acceptor", "Channel", "Hello", "Links", "Secrets", "TransportError", "dial"]

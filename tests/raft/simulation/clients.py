@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 IMPATIENT = 0.1
 """So many calls are given up after a few attempts: the outcome is unknown, and the client goes on under another name."""
 ATTEMPTS = 2
-PATIENCE = 120.0
+PATIENCE = 60.0
 """Time before a call is sent again."""
 COUNTER, REGISTER = "counter", "register"
 
@@ -27,6 +27,7 @@ class Client:
         self.acknowledged: list[Command] = []
         self.is_stopped = False
         self._world = world
+        self._reads = world.random.choice((0.1, 0.5, 0.9))
         self._target = ""
         self._session = 0
         self._number = 0
@@ -50,11 +51,13 @@ class Client:
         self._number += 1
         client = f"{self.name}.{self._session}"
         roll = random.random()
-        if roll < 0.3:
+        if random.random() < self._reads:
+            # Any node answers a read, and most of all those should be asked that take themselves for leaders.
+            self._target = random.choice([host.name for host in world.hosts.values() if host.leads] or [*world.hosts])
             command = Command(client, self._number, "read", random.choice((COUNTER, REGISTER)), ())
-        elif roll < 0.7:
+        elif roll < 0.6:
             command = Command(client, self._number, "add", COUNTER, (1 + random.randrange(9),))
-        elif roll < 0.9:
+        elif roll < 0.85:
             command = Command(client, self._number, "write", REGISTER, (world.count(),))
         else:
             command = Command(client, self._number, "cas", REGISTER, (world.last_written, world.count()))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .world import World
 
 MAX_HOSTS = 7
+ECHOES = 20
+"""Messages that a new leader gets once more, at most."""
 
 
 def _some(random: Random, probability: float, most: float) -> float:
@@ -33,6 +35,8 @@ class Scenario:
     duplication: float
     stragglers: float
     """Messages that take very long, so that later ones overtake them, and leaders come and go meanwhile."""
+    echoes: bool
+    """Old messages reach new leaders once more."""
     jitter: float
     fast_syncs: float
     drift: float
@@ -52,6 +56,7 @@ class Scenario:
             loss=_some(random, 0.3, 0.2),
             duplication=_some(random, 0.3, 0.2),
             stragglers=_some(random, 0.3, 0.2),
+            echoes=random.random() < 0.3,
             jitter=random.choice((1.0, 4.0, 12.0)),
             fast_syncs=random.choice((0.1, 0.5, 0.8)),
             drift=random.choice((1.2, 1.2, 3.0)),
@@ -67,6 +72,7 @@ class Nemesis:
         self._world = world
         self._random = world.random
         self._is_stopped = False
+        self._is_lying_in_wait = False
 
     def start(self) -> None:
         if not self._is_stopped:
@@ -81,6 +87,7 @@ class Nemesis:
     def stop(self) -> None:
         """Everything works again."""
         self._is_stopped = True
+        self._is_lying_in_wait = False
         self._world.note("faults stop")
         self._world.blocked.clear()
         for host in self._world.hosts.values():
@@ -155,6 +162,29 @@ class Nemesis:
         world.seen["torn writes"] += torn
         world.after(self._random.uniform(5, 150), None, lambda: host.is_running or host.start())
 
+    def _lie_in_wait(self) -> None:
+        """The next leader will not lead for long."""
+        self._is_lying_in_wait = True
+
+    def elected(self, host: Host) -> None:
+        """A node is about to tell others that it leads."""
+        self._echo(host)
+        if not self._is_lying_in_wait:
+            return
+        self._is_lying_in_wait = False
+        if self._random.random() < 0.5:
+            self._block({(host.name, other) for other in self._world.hosts})
+        life = host.life
+        self._world.after(
+            self._random.uniform(1, 40), None, lambda: host.life == life and host.is_running and self._crash_one(host)
+        )
+
+    def _echo(self, host: Host) -> None:
+        """The network still has copies of what was sent to this node earlier, in other terms maybe."""
+        kept = [message for message in self._world.echoes if message.to == host.name]
+        for message in self._random.sample(kept, min(len(kept), ECHOES)):
+            self._world.deliver_later(host, message, self._random.uniform(0, 60))
+
     def _pause(self) -> None:
         victim = self._victim()
         if victim is not None:
@@ -221,6 +251,7 @@ KINDS: dict[str, Callable[[Nemesis], None]] = {
     "bridge": Nemesis._bridge,
     "crash": Nemesis._crash,
     "crash all": Nemesis._crash_all,
+    "lie in wait": Nemesis._lie_in_wait,
     "pause": Nemesis._pause,
     "clock jump": Nemesis._clock_jump,
     "slow disk": Nemesis._slow_disk,

@@ -164,8 +164,10 @@ class Host:
         raft = self.raft
         while raft is not None and raft is self.raft and raft.has_ready():
             ready = raft.ready()
-            self.leads = ready.role is Role.LEADER
             world = self._world
+            if ready.role is Role.LEADER and not self.leads:
+                world.nemesis.elected(self)
+            self.leads = ready.role is Role.LEADER
             world.trace(self, ready)
             world.checkers.ready(self.name, ready, self.disk.written)
             world.send(ready.early_messages)

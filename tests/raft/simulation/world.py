@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from random import Random
@@ -15,11 +15,13 @@ from .disk import Disk, Write
 from .faults import Nemesis, Scenario
 from .host import Host
 
-FAULTY_EVENTS = 1200
+FAULTY_EVENTS = 2000
 """Events of the part of a run in which faults happen."""
 CALM_TIME = 4000.0
 """Simulated time in which a cluster without faults has to come to rest; an election takes some 100."""
 MEAN_STRAGGLER_DELAY = 150.0
+ECHOED = 300
+"""Messages that the network remembers."""
 
 Tracer = Callable[[str], None]
 
@@ -33,11 +35,12 @@ class World:
         self.last_written = 0
         self.blocked: set[tuple[str, str]] = set()
         """Links from one node to another that carry nothing."""
+        self.echoes: deque[Message] = deque(maxlen=ECHOED)
         self.scenario = scenario or Scenario.draw(self.random)
         self.hosts: dict[str, Host] = {}
         self._tracer = tracer
         self._number = 0
-        self._events: list[tuple[float, int, Host | None, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Host | None, int, Callable[[], object]]] = []
         names = [f"n{number}" for number in range(1, self.scenario.nodes + 1)]
         hard_state, entries = bootstrap(Members(frozenset(names)))
         self.checkers = Checkers(entries)
@@ -53,7 +56,7 @@ class World:
         self._number += 1
         return self._number
 
-    def after(self, delay: float, host: Host | None, action: Callable[[], None]) -> None:
+    def after(self, delay: float, host: Host | None, action: Callable[[], object]) -> None:
         """What a host wanted to do does not happen once it has crashed, and waits while it is paused."""
         heappush(self._events, (self.now + delay, self.count(), host, host.life if host else 0, action))
 
@@ -89,8 +92,13 @@ class World:
             delay = 1 + random.random() * scenario.jitter
             if scenario.stragglers and random.random() < scenario.stragglers:
                 delay += random.expovariate(1 / MEAN_STRAGGLER_DELAY)
-            # A message outlives a restart of its receiver.
-            self.after(delay, None, lambda: self._deliver(to, message))
+            self.deliver_later(to, message, delay)
+        if scenario.echoes:
+            self.echoes.append(message)
+
+    def deliver_later(self, to: Host, message: Message, delay: float) -> None:
+        """Also when the receiver is restarted meanwhile."""
+        self.after(delay, None, lambda: self._deliver(to, message))
 
     def _deliver(self, to: Host, message: Message) -> None:
         if to.paused_until > self.now:

@@ -23,6 +23,7 @@ SHORT_NAMES = {
     "memory": "dref_django.backends.memory.MemoryBackend",
     "redis": "dref_django.backends.redis.RedisBackend",
     "postgres": "dref_django.backends.postgres.PostgresBackend",
+    "raft": "dref_django.backends.raft.backend.RaftBackend",
 }
 
 SETTINGS = ("DREF_BACKEND", "DREF_BACKENDS")

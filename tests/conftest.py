@@ -22,8 +22,9 @@ from django.db import connections
 from psycopg import sql
 
 from dref_django import migrations
-from dref_django.backends import Backend
+from dref_django.backends import Backend, Params
 from dref_django.backends.memory import MemoryBackend
+from dref_django.backends.raft.backend import RaftBackend
 from tests.callers import Caller
 from tests.kinds import KINDS, SERVED, installed, make
 from tests.servers import GivenServer, HasUrl, PostgresServer, RedisCluster, RedisServer
@@ -86,6 +87,16 @@ def redis_cluster() -> Iterator[RedisCluster]:
     """A Redis Cluster of three masters; ``.url``, ``.nodes``."""
     with RedisCluster(masters=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def raft_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The DATA_DIR of a cluster of one node, which this process hosts as long as the tests run."""
+    directory = str(tmp_path_factory.mktemp("raft"))
+    backend = RaftBackend(Params("raft-node", options={"DATA_DIR": directory}))
+    backend.attach()
+    yield directory
+    backend.close()
 
 
 @pytest.fixture(params=KINDS)

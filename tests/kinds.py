@@ -26,6 +26,8 @@ def options_of(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
             return {"URL": request.getfixturevalue("redis_cluster").url, "CLUSTER": True}
         case "postgres":
             return {"DATABASE_ALIAS": request.getfixturevalue("postgres_tables")}
+        case "raft":
+            return {"DATA_DIR": request.getfixturevalue("raft_node")}
         case _:
             return {}
 

@@ -23,6 +23,8 @@ SUBCOMMANDS: dict[str, str] = {
     "leader": "leader",
     "status": "status",
     "doctor": "doctor",
+    "node": "node",
+    "cluster": "cluster",
     "run": "run",
 }
 """Name to the module in this package. In the order of the help text."""

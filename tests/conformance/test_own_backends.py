@@ -35,3 +35,7 @@ class TestRedisCluster(Served):
 
 class TestPostgres(Served):
     kind = "postgres"
+
+
+class TestRaft(Served):
+    kind = "raft"

@@ -63,6 +63,11 @@ class Attachment:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def hosts(self) -> bool:
+        """Whether this process hosts the node at the moment."""
+        return isinstance(self._seat, Host)
+
     def post(self, callback: Callable[[], None]) -> None:
         """Runs `callback` on the loop; forgets it when the loop has ended."""
         try:
@@ -151,16 +156,23 @@ class Attachment:
         await self._sit(await Link.open(self.options))
 
     async def _sit(self, seat: Host | Link) -> None:
-        self._seat, self.trouble = seat, ""
-        try:
+        def ready() -> None:
+            self._seat, self.trouble = seat, ""
             for tap in self._taps:
                 seat.add_tap(tap)
             self.caller.attach(seat)
-            await seat.run()
+
+        try:
+            await seat.run(ready, self._report)
         finally:
             self._seat = None
             self.caller.attach(None)
             await seat.close()
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            logger.info("dref: the Raft node of this process is %s", trouble)
 
 
 # --- of the process -----------------------------------------------------------------------------------------------

@@ -13,13 +13,14 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dref_django.backends.base import Backend, Params, Sink
 from dref_django.backends.delivery import NotSent
+from dref_django.exceptions import Unavailable
 from dref_django.protocol import Command, Reply
 
-from . import attachment
+from . import attachment, diagnosis
 from .caller import Call
 from .feeds import RaftFeed
 from .options import read_options
@@ -95,6 +96,13 @@ class RaftBackend(Backend):
         self._start_anew()
 
     def check(self) -> list[CheckMessage]:
-        from .diagnosis import check
+        return diagnosis.check(self)
 
-        return check(self)
+    def facts(self) -> dict[str, Any]:
+        return diagnosis.facts(self)
+
+    def unreachable(self, where: str, error: BaseException) -> Unavailable:
+        return Unavailable(
+            f"DREF_BACKENDS[{self.params.alias!r}]: the Raft cluster does not answer: {error}. Nothing was changed. A "
+            "majority of its voters has to run and to reach each other; `manage.py dref cluster` shows them."
+        )

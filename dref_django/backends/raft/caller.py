@@ -85,6 +85,19 @@ class Caller:
         except RuntimeError as error:
             raise NotSent("the node of this process is being stopped") from error
 
+    def put(self, question: Question) -> concurrent.futures.Future[tuple[Answer, bytes]]:
+        """Any other question, once; LATER while no node serves this process."""
+        future: concurrent.futures.Future[tuple[Answer, bytes]] = concurrent.futures.Future()
+
+        def ask() -> None:
+            if self._gate is None:
+                future.set_result((Answer.LATER, b""))
+            else:
+                self._gate.ask(question, lambda answer, body: future.set_result((answer, body)))
+
+        self._loop.call_soon_threadsafe(ask)
+        return future
+
     def give_up(self, call: Call) -> NotSent | ReplyLost:
         """Ends a call whose time is over; what it returns is to be raised."""
         with self._mutex:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgpack
-
-from .machine import Request
 
 
 class Ask(IntEnum):
@@ -28,7 +26,7 @@ class Ask(IntEnum):
     CLOSE = 3
     """body: (session,)."""
     STATUS = 4
-    """The node that is asked describes itself; never relayed."""
+    """The node that is asked describes itself; with the body ("leader",) the leader does."""
     CHANGE = 5
     """body: (operation, node id): add, promote, remove, transfer."""
     LISTEN = 6
@@ -41,6 +39,7 @@ class Ask(IntEnum):
 
 class Answer(IntEnum):
     DONE = 0
+    """The body is the result."""
     LATER = 1
     LOST = 2
     EXPIRED = 3
@@ -75,11 +74,9 @@ def unpack_question(data: bytes) -> tuple[int, Question]:
         number, ask, body = msgpack.unpackb(data, use_list=False)
         question = Question(Ask(ask), body)
         if question.ask is Ask.BATCH:
-            check_request(Request(*body))
+            _check(body, _REQUEST)
         elif question.ask is Ask.QUERY:
-            space, now, commands = body
-            if not (isinstance(space, str) and isinstance(commands, bytes) and isinstance(now, int | None)):
-                raise ValueError("a query of other things")
+            _check(body, _QUERY)
         elif not all(isinstance(part, int | str | tuple) for part in body):
             raise ValueError("numbers, texts and lists of texts only")
     except (TypeError, msgpack.UnpackException) as error:
@@ -87,9 +84,10 @@ def unpack_question(data: bytes) -> tuple[int, Question]:
     return number, question
 
 
-def check_request(request: Request) -> None:
-    session, number, floor, space, now, commands = request
-    numbers = (session, number, floor)
-    fits = all(isinstance(each, int) for each in numbers) and isinstance(space, str) and isinstance(commands, bytes)
-    if not fits or not isinstance(now, int | None):
-        raise ValueError("a batch of other things")
+_REQUEST: Final = (int, int, int, str, int | None, bytes)
+_QUERY: Final = (str, int | None, bytes)
+
+
+def _check(body: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+    if len(body) != len(kinds) or not all(map(isinstance, body, kinds)):
+        raise ValueError("not the fields that belong to this question")

@@ -73,7 +73,9 @@ def decide(me: str, expect: int, promised: frozenset[str], others: Mapping[str, 
             return Decision(Step.PROMISE, news.promised)  # rather than a choice of its own, which may differ
     nodes = frozenset((me, *others))
     if len(nodes) < expect:
-        return Decision(Step.WAIT, nodes, f"for {expect - len(nodes)} more of the {expect} nodes that found the cluster")
+        return Decision(
+            Step.WAIT, nodes, f"for {expect - len(nodes)} more of the {expect} nodes that found the cluster"
+        )
     if len(nodes) > expect:
         nodes = frozenset(sorted(nodes)[:expect])
         if me not in nodes:

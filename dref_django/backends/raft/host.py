@@ -2,77 +2,111 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from .calls import Answered, Question
-from .core import Config, Entry, HardState, Members, Raft, Snapshot, bootstrap
+from .core import Config, HardState, Members, Raft, bootstrap
 from .disk import Disk
 from .driver import Driver
-from .feeds import Fanout, Tap
+from .feeds import Tap
+from .guests import Guest
+from .lock import socket_path
 from .machine import Machine
+from .network import NODE, Network
 from .node import ELECTION_TICKS, Node
 from .options import Options
 from .storage import Storage
+from .transport import Acceptor, Channel
 
 DATABASE = "node.sqlite3"
-SOCKET = "node.sock"
-
-
-class Loaded(NamedTuple):
-    storage: Storage
-    hard_state: HardState
-    snapshot: Snapshot | None
-    entries: list[Entry]
-    machine: Machine
 
 
 class Host:
     """As a `calls.Gate`, and for taps, of the process that it lives in. All on the loop of its attachment."""
 
-    def __init__(self, options: Options, node: Node) -> None:
+    def __init__(self, options: Options, disk: Disk, storage: Storage) -> None:
         self.options = options
-        self.node = node
-        self._fanout: Fanout = node.driver.fanout
+        self._disk = disk
+        self._storage = storage
+        self._network = Network(options, storage.node_id, self._serve) if not options.is_alone else None
+        self._door = Acceptor(options.secrets, lambda: {"node": storage.node_id, "role": NODE}, self._serve)
+        self._node: Node | None = None
 
     @classmethod
     async def open(cls, options: Options) -> Host:
+        """Raises `StorageError`."""
         disk = Disk("dref-raft-disk")
-        loaded = await disk.run(_load, options)
+        storage = await disk.run(Storage.open, options.data_dir / DATABASE, options.cluster)
+        try:
+            return cls(options, disk, storage)
+        except BaseException:
+            storage.close()
+            raise
+
+    async def run(self, ready: Callable[[], None], report: Callable[[str], None]) -> None:
+        """Until something breaks. Calls `ready` when there is a node, `report` with what is waited for until then."""
+        if self._network is not None:
+            await self._network.open()
+        founded = _is_empty(self._storage) and await self._begin(report)
+        self._node = node = await self._start(founded)
+        await self._door.listen_unix(socket_path(self.options.data_dir))
+        ready()
+        await node.run()
+
+    async def _begin(self, report: Callable[[str], None]) -> bool:
+        """Whether this node is a founder."""
+        founders = frozenset({self._storage.node_id})
+        if self._network is not None:
+            founders = await self._network.found(self._storage, self._disk, report)
+        if founders:
+            hard_state, entries = bootstrap(Members(founders))
+            await self._disk.run(self._storage.save, hard_state, None, entries, None)
+        return bool(founders)
+
+    async def _start(self, founded: bool) -> Node:
+        storage = self._storage
+        snapshot = storage.snapshot()
+        machine = Machine() if snapshot is None else await self._disk.run(Machine.restore, snapshot.data)
         raft = Raft(
-            Config(loaded.storage.node_id, election_ticks=ELECTION_TICKS),
-            hard_state=loaded.hard_state,
-            snapshot=loaded.snapshot,
-            entries=loaded.entries,
+            Config(storage.node_id, election_ticks=ELECTION_TICKS),
+            hard_state=storage.hard_state,
+            snapshot=snapshot,
+            entries=storage.entries(),
             random=random.Random(),  # noqa: S311 -- spreads elections, keeps no secret
         )
-        node = Node(Driver(raft, loaded.storage, disk, loaded.machine), lambda to, frame: False)
-        return cls(options, node)
+        return Node(Driver(raft, storage, self._disk, machine), self._network, self.options, founded=founded)
 
-    async def run(self) -> None:
-        """Until something breaks."""
-        await self.node.run()
+    async def _serve(self, channel: Channel) -> None:
+        if self._node is not None:
+            await Guest(channel, self._node, self._node.driver.fanout).run()
 
     async def leave(self) -> None:
         """Hands over what others can take over, while the node still runs."""
-        await self.node.hand_over()
+        if self._node is not None:
+            await self._node.hand_over()
 
     async def close(self) -> None:
-        await self.node.driver.close()
+        await self._door.close()
+        socket_path(self.options.data_dir).unlink(missing_ok=True)
+        if self._network is not None:
+            await self._network.close()
+        if self._node is not None:
+            await self._node.driver.close()
+        else:
+            await self._disk.run(self._storage.close)
+            self._disk.close()
 
     # --- for this process ---------------------------------------------------------------------------------------
 
     def ask(self, question: Question, answered: Answered) -> None:
-        self.node.ask(question, answered)
+        self._running().ask(question, answered)
 
     def add_tap(self, tap: Tap) -> None:
-        self._fanout.add(tap)
+        self._running().driver.fanout.add(tap)
 
     def remove_tap(self, tap: Tap) -> None:
-        self._fanout.remove(tap)
+        self._running().driver.fanout.remove(tap)
 
     def want(self, tap: Tap, names: Iterable[str], prefixes: Iterable[str], done: Callable[[], None]) -> None:
         """The tap itself knows."""
@@ -81,14 +115,11 @@ class Host:
     def drop(self, tap: Tap, names: Iterable[str], prefixes: Iterable[str]) -> None:
         """The tap itself knows."""
 
+    def _running(self) -> Node:
+        if self._node is None:
+            raise RuntimeError("there is no node yet")
+        return self._node
 
-def _load(options: Options) -> Loaded:
-    storage = Storage.open(options.data_dir / DATABASE, options.cluster)
-    snapshot, entries = storage.snapshot(), storage.entries()
-    hard_state = storage.hard_state
-    if hard_state == HardState() and not entries and snapshot is None:
-        hard_state, founding = bootstrap(Members(frozenset({storage.node_id})))
-        storage.save(hard_state, None, founding, None)
-        entries = list(founding)
-    machine = Machine() if snapshot is None else Machine.restore(snapshot.data)
-    return Loaded(storage, hard_state, snapshot, entries, machine)
+
+def _is_empty(storage: Storage) -> bool:
+    return storage.hard_state == HardState() and not storage.last_index and storage.snapshot() is None

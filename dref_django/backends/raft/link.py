@@ -6,18 +6,20 @@ node -> client: [0, number, answer, body]  [1, tap, events]  [2, tap, epoch]  [3
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import msgpack
 
 from .calls import Answer, Answered, Ask, Question, pack_question
 from .feeds import Tap
+from .lock import socket_path
+from .network import CLIENT, places_of
+from .options import Options, Role
+from .transport import Channel, TransportError, dial
 from .wire import WireError, decode_events
-
-if TYPE_CHECKING:
-    from .transport import Channel
 
 
 class NoHost(Exception):
@@ -42,6 +44,26 @@ class Link:
         self._asked: dict[int, Answered] = {}
         self._taps: dict[int, Tap] = {}
         self._is_open = True
+
+    @classmethod
+    async def open(cls, options: Options) -> Self:
+        """To the process that hosts this machine's node; with the role `client` to any node. Raises `NoHost`."""
+        hello, secrets = {"role": CLIENT}, options.secrets
+        if options.role is not Role.CLIENT:
+            try:
+                return cls(await dial(socket_path(options.data_dir), secrets, hello))
+            except (OSError, TransportError) as error:
+                raise NoHost(f"no process of this machine hosts the node ({error})") from error
+        places = list(await places_of(options))
+        random.shuffle(places)
+        trouble = "the settings name no nodes"
+        tls = options.dial_tls
+        for place in places:
+            try:
+                return cls(await dial(place, secrets, hello, tls=tls))
+            except (OSError, TransportError) as error:
+                trouble = f"{place}: {error}"
+        raise NoHost(f"no node can be reached ({trouble})")
 
     def ask(self, question: Question, answered: Answered) -> None:
         self._numbers += 1
@@ -73,8 +95,9 @@ class Link:
 
     # --- the connection -----------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], None], report: Callable[[str], None]) -> None:
         """Until the connection ends."""
+        ready()
         try:
             while True:
                 self._hear(await self._channel.receive())

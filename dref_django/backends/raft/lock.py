@@ -1,14 +1,31 @@
-"""The lock that says which process of a machine hosts the node. The system frees it when its holder ends."""
+"""How the processes of a machine find each other: the lock of whoever hosts the node, and the path of its socket.
+
+The system frees the lock when its holder ends, however it ends.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
-LOCK_FILE = "node.lock"
+LOCK_FILE: Final = "node.lock"
+SOCKET: Final = "node.sock"
+LONGEST_PATH: Final = 100
+"""Bytes of a socket's path; systems take a few more."""
+
+
+def socket_path(directory: Path) -> Path:
+    """In the directory, or where its path is too long for a socket, under a name made from it among temporary files."""
+    path = directory.resolve() / SOCKET
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    return Path(tempfile.gettempdir(), f"dref-{digest}.sock")
 
 
 class HostLock:

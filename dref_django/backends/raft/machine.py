@@ -7,6 +7,7 @@ clock: the leader stamps each entry with its `now`, and the machine's time is th
 - OPEN, CLOSE: a session begins (its id is the entry's index, so it never comes twice) and ends.
 - LEAD: the first entry of a new leader: every lease gets its whole time again, as nobody could renew meanwhile. The
   very first one names the cluster: `cluster_id` is the epoch of everything that watchers are told.
+- RENAME: the cluster goes on under another id, since it was recovered without its majority and may lack writes.
 - TIME: moves time on and collects garbage; the leader proposes it when something is due.
 
 What only looks does not come through the log: `query`.
@@ -38,6 +39,7 @@ class Kind(IntEnum):
     CLOSE = 2
     LEAD = 3
     TIME = 4
+    RENAME = 5
 
 
 class Verdict(IntEnum):
@@ -81,7 +83,8 @@ def batch_entry(now: int, request: Request) -> bytes:
 
 
 def plain_entry(kind: Kind, now: int, argument: int | str = 0) -> bytes:
-    """An entry of any other kind. `argument`: of CLOSE the session, of LEAD a cluster id if there is none yet."""
+    """An entry of any other kind. `argument`: of CLOSE the session, of LEAD a cluster id if there is none yet, of
+    RENAME the new one."""
     packed: bytes = msgpack.packb((kind, now, argument))
     return packed
 
@@ -139,6 +142,8 @@ class Machine:
                     for store in self._spaces.values():
                         store.extend_leases(before, self.now)
                     self._collect()
+                case Kind.RENAME:
+                    self.cluster_id = str(rest[0])
                 case Kind.TIME:
                     self._collect()
         except (WireError, ValueError, TypeError, msgpack.UnpackException):

@@ -7,8 +7,9 @@ does not lead is answered with LATER, never sent on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 import msgpack
@@ -16,8 +17,12 @@ import msgpack
 from .calls import Answer, Answered, Ask, Question
 from .core import AddLearner, Change, Message, Promote, RaftError, Remove, Role
 from .driver import Driver
+from .founding import News
 from .machine import Kind, Request
+from .network import NEWS, Network
+from .options import Options
 from .relay import Relay, hear_question
+from .upkeep import next_change
 from .wire import decode_message, encode_message
 
 logger = logging.getLogger("dref_django")
@@ -32,6 +37,8 @@ DOWN_AFTER: Final = 3.0
 """Seconds without a leader after which listeners hear that they may be missing something."""
 COLLECT: Final = 1.0
 """Seconds between two looks for what has run out."""
+REMOVE_AFTER: Final = 600.0
+"""Seconds of silence after which a member counts as gone for good."""
 TRANSFER_TIMEOUT: Final = 1.0
 """Seconds that a graceful stop waits for another leader."""
 RAFT, QUESTION, ANSWER = 0, 1, 2
@@ -40,25 +47,31 @@ CHANGES: Final[dict[str, type[Change]]] = {"add": AddLearner, "promote": Promote
 
 
 class Node:
-    """As a `calls.Gate`, for the processes of this machine. `send` hands a frame to a node, or says that it cannot."""
+    """As a `calls.Gate`, for the processes of this machine. Without a network it is the only member."""
 
-    def __init__(self, driver: Driver, send: Callable[[str, bytes], bool]) -> None:
+    def __init__(self, driver: Driver, network: Network | None, options: Options, *, founded: bool) -> None:
         self.driver = driver
         self.node_id = driver.raft.status().node_id
-        self.leader_is_gone: Callable[[str], bool] = lambda leader: False
-        """Whether that node certainly does not run at the moment."""
-        self._send = send
-        self._relay = Relay(send)
+        self._network = network
+        self._options = options
+        self._founded = founded
+        self._relay = Relay(lambda leader, frame: self._send(leader, bytes((QUESTION,)) + frame))
         self._leading = _Leading(self)
         self._followed = ("", 0)
+        self._handed_over = asyncio.Event()
         self._down: asyncio.TimerHandle | None = None
         driver.on_change = self._changed
         driver.send = self._send_messages
+        if network is not None:
+            network.hear = self.hear
+
+    def _send(self, node: str, frame: bytes) -> bool:
+        return self._network is not None and self._network.send(node, frame)
 
     # --- questions ----------------------------------------------------------------------------------------------
 
     def ask(self, question: Question, answered: Answered) -> None:
-        if question.ask is Ask.STATUS:
+        if question.ask is Ask.STATUS and not question.body:
             answered(Answer.DONE, msgpack.packb(self.status()))
         elif self.driver.role is Role.LEADER:
             self._leading.ask(question, answered)
@@ -71,7 +84,12 @@ class Node:
         """What `manage.py dref cluster` shows; plain values."""
         status = self.driver.raft.status()
         peers = {
-            peer: {"state": seen.state, "match": seen.match, "silent": seen.silent_ticks * TICK, "ready": seen.caught_up}
+            peer: {
+                "state": seen.state,
+                "match": seen.match,
+                "silent": seen.silent_ticks * TICK,
+                "ready": seen.caught_up,
+            }
             for peer, seen in status.peers.items()
         }
         return {
@@ -86,12 +104,19 @@ class Node:
             "voters": sorted(status.members.voters),
             "learners": sorted(status.members.learners),
             "peers": peers,
+            "addresses": {} if self._network is None else self._network.addresses(),
         }
 
     # --- frames between nodes -----------------------------------------------------------------------------------
 
     def hear(self, sender: str, frame: bytes) -> None:
-        """A frame of an authenticated node. Raises ValueError when it is nonsense."""
+        """A frame of an authenticated node."""
+        try:
+            self._take(sender, frame)
+        except ValueError as error:
+            logger.warning("dref: node %s said what is nothing: %s", sender, error)
+
+    def _take(self, sender: str, frame: bytes) -> None:
         kind, body = frame[0] if frame else -1, frame[1:]
         if kind == RAFT:
             message = decode_message(body)
@@ -102,6 +127,8 @@ class Node:
             hear_question(body, self._leading, lambda answer: self._send(sender, bytes((ANSWER,)) + answer))
         elif kind == ANSWER:
             self._relay.hear_answer(body)
+        elif kind == NEWS:
+            self._send(sender, bytes((NEWS,)) + News(True).encode())
         else:
             raise ValueError(f"no frame of kind {kind}")
 
@@ -114,8 +141,9 @@ class Node:
 
     async def run(self) -> NoReturn:
         """Raises what the disk raises; the node must not go on then."""
-        if self.driver.raft.status().members.voters == {self.node_id}:
-            for _ in range(2 * ELECTION_TICKS):  # nobody else could lead
+        members = self.driver.raft.status().members
+        if members.voters == {self.node_id} or (self._founded and self.node_id == min(members.voters)):
+            for _ in range(2 * ELECTION_TICKS):  # nobody else could lead, or nobody has to wait for who does
                 self.driver.tick()
         tasks = [asyncio.ensure_future(part) for part in (self.driver.run(), self._tick(), self._keep_house())]
         try:
@@ -130,7 +158,7 @@ class Node:
         """However late this loop is woken, it counts one tick: that it was late says nothing about the others."""
         while True:
             leader = self.driver.leader
-            hurry = leader not in ("", self.node_id) and self.leader_is_gone(leader)
+            hurry = self._network is not None and leader not in ("", self.node_id) and self._network.is_gone(leader)
             await asyncio.sleep(TICK / HURRY if hurry else TICK)
             self.driver.tick()
             self._relay.tick()
@@ -139,6 +167,21 @@ class Node:
         while True:
             await asyncio.sleep(COLLECT)
             self.driver.collect()
+            if self._network is not None and self.driver.role is Role.LEADER:
+                self._keep_members(self._network.reachable())
+
+    def _keep_members(self, reachable: set[str]) -> None:
+        status = self.driver.raft.status()
+        silent = round(REMOVE_AFTER / TICK)
+        change = next_change(status, reachable, voters=self._options.voters, silent_ticks=silent, can_vote=reachable)
+        if change is not None:
+            what = type(change).__name__
+
+            def answered(answer: Answer, body: bytes) -> None:
+                level = logging.INFO if answer is Answer.DONE else logging.WARNING
+                logger.log(level, "dref: %s of node %s: %s %s", what, change.node, answer.name, body.decode())
+
+            self.driver.change(change, answered)
 
     def _changed(self) -> None:
         """Another role, term or leader."""
@@ -146,6 +189,8 @@ class Node:
         if (followed := (driver.leader, driver.term)) != self._followed:
             self._followed = followed
             self._relay.lose()
+            if driver.leader not in ("", self.node_id):
+                self._handed_over.set()
         if driver.leader and driver.machine.cluster_id:
             if self._down is not None:
                 self._down.cancel()
@@ -164,9 +209,10 @@ class Node:
             self.driver.transfer(None)
         except RaftError:
             return
-        deadline = asyncio.get_running_loop().time() + TRANSFER_TIMEOUT
-        while self.driver.leader in ("", self.node_id) and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
+        self._handed_over.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TRANSFER_TIMEOUT):
+                await self._handed_over.wait()
 
 
 class _Leading:
@@ -184,15 +230,17 @@ class _Leading:
             case Ask.BATCH:
                 driver.batch(Request(*question.body), answered)
             case Ask.QUERY:
-                driver.query(*question.body, answered)
+                space, now, commands = question.body
+                driver.query(space, now, commands, answered)
             case Ask.OPEN:
                 driver.plain(Kind.OPEN, answered)
             case Ask.CLOSE:
-                driver.plain(Kind.CLOSE, answered, *question.body)
+                driver.plain(Kind.CLOSE, answered, question.body[0])
             case Ask.CHANGE:
-                self._change(*question.body, answered)
+                operation, node = question.body
+                self._change(operation, node, answered)
             case Ask.STATUS:
-                self._node.ask(question, answered)
+                answered(Answer.DONE, msgpack.packb(self._node.status()))
             case _:
                 answered(Answer.REFUSED, b"this is not asked of a leader")
 

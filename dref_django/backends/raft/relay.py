@@ -60,4 +60,8 @@ class Relay:
 def hear_question(frame: bytes, leader: Gate, reply: Callable[[bytes], object]) -> None:
     """The leader's end. Raises ValueError when the bytes are no question."""
     number, question = unpack_question(frame)
-    leader.ask(question, lambda answer, body: reply(msgpack.packb((number, answer, body))))
+
+    def answered(answer: Answer, body: bytes) -> None:
+        reply(msgpack.packb((number, answer, body)))
+
+    leader.ask(question, answered)

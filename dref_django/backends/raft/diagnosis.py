@@ -1,0 +1,86 @@
+"""What `manage.py check --deploy` says about the Raft back end, and what `status` tells of the cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
+
+from dref_django.exceptions import DRefError, Unavailable
+
+from .calls import Answer, Ask, Question
+
+if TYPE_CHECKING:
+    from .backend import RaftBackend
+
+NO_LEADER: Final = "dref.E060"
+EVEN: Final = "dref.W061"
+RETRY: Final = 0.05
+"""Seconds between two attempts to ask."""
+
+
+class Refused(DRefError):
+    """The cluster refuses a change of its members; the message says why. Nothing was changed."""
+
+
+def ask(backend: RaftBackend, question: Question) -> Any:
+    """The decoded answer, once somebody can give it. Raises `Unavailable` when nobody can in time, and `Refused`."""
+    deadline = time.monotonic() + backend.params.timeout
+    attachment = backend.attach()
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            answer, body = attachment.caller.put(question).result(left)
+        except TimeoutError:
+            break
+        if answer is Answer.DONE:
+            return msgpack.unpackb(body) if body else None
+        if answer is Answer.REFUSED:
+            raise Refused(body.decode())
+        if answer is Answer.LOST and question.ask is Ask.CHANGE:
+            raise Refused("the leader went away meanwhile: look whether the change was made")
+        time.sleep(RETRY)
+    raise Unavailable(attachment.trouble or "there is no leader, or it does not answer")
+
+
+def leader_status(backend: RaftBackend) -> dict[str, Any]:
+    """What the leader says of itself and of the other members. Raises `Unavailable`."""
+    status: dict[str, Any] = ask(backend, Question(Ask.STATUS, ("leader",)))
+    return status
+
+
+def facts(backend: RaftBackend) -> dict[str, Any]:
+    status = leader_status(backend)
+    return {
+        "leader": status["leader"],
+        "term": status["term"],
+        "voters": len(status["voters"]),
+        "learners": len(status["learners"]),
+        "entries": status["last"],
+    }
+
+
+def check(backend: RaftBackend) -> list[CheckMessage]:
+    return list(_cluster(backend))
+
+
+def _cluster(backend: RaftBackend) -> Iterator[CheckMessage]:
+    where = f"DREF_BACKENDS[{backend.params.alias!r}]"
+    try:
+        status = leader_status(backend)
+    except DRefError as error:
+        yield Error(
+            f"{where}: the Raft cluster has no leader that this process can reach: {error}",
+            hint="A majority of the voters has to run and to reach each other; `manage.py dref cluster` shows them.",
+            id=NO_LEADER,
+        )
+        return
+    voters = len(status["voters"])
+    if voters % 2 == 0:
+        yield Warning(
+            f"{where}: the Raft cluster has {voters} voters, which survive no more losses than {voters - 1}.",
+            hint="Run an odd number of nodes: 3 or 5.",
+            id=EVEN,
+        )

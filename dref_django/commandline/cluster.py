@@ -1,0 +1,86 @@
+"""`manage.py dref cluster`: the members of the embedded cluster, and changes of them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+from django.core.management.base import CommandError, OutputWrapper
+
+from dref_django.backends.raft.calls import Ask, Question
+from dref_django.backends.raft.diagnosis import Refused, ask, leader_status
+from dref_django.backends.raft.recovery import NotRecovered, recover
+from dref_django.backends.raft.storage import StorageError
+
+from . import exits
+from .arguments import add_json, add_using
+from .printing import write_json, write_table
+from .raft import raft_backend
+
+HELP = "Shows the members of the Raft cluster; adds, promotes and removes one, hands leadership over, recovers."
+WARNING: Final = """\
+This gives up everything that only the other members have. Do it when a majority of the voters is lost for good, with
+every node stopped, on the one node with the longest log (`last` in `manage.py dref cluster --json` of each). It becomes
+a cluster of one; writes that were acknowledged but never reached it are gone. Delete DATA_DIR of all other nodes before
+they start again: an old majority beside the new one is two clusters. Say --yes to go on."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="members",
+        choices=("members", "add", "promote", "remove", "transfer", "recover"),
+        help="add a node as a learner, promote a learner to a voter, remove a member, transfer leadership "
+        "(to a node, or to the one with the longest log), recover from a lost majority (default: %(default)s)",
+    )
+    parser.add_argument("node", nargs="?", default="", help="the node's id, as the list of members shows it")
+    parser.add_argument("--yes", action="store_true", help="recover: do it")
+    add_using(parser)
+    add_json(parser)
+
+
+def handle(options: dict[str, Any], out: OutputWrapper, err: OutputWrapper) -> int:
+    backend = raft_backend(options["using"])
+    action, node = options["action"], options["node"]
+    if action == "recover":
+        if not options["yes"]:
+            err.write(WARNING)
+            return exits.USAGE
+        try:
+            out.write(recover(backend.options))
+        except (NotRecovered, StorageError) as error:
+            raise CommandError(str(error)) from error
+        return exits.OK
+    if action != "members":
+        if not node and action != "transfer":
+            raise CommandError(f"cluster {action} needs the id of a node; `manage.py dref cluster` lists them.")
+        try:
+            ask(backend, Question(Ask.CHANGE, (action, node)))
+        except Refused as error:
+            raise CommandError(f"cluster {action} {node}: {error}.") from error
+        out.write(f"Done: {action} {node}".rstrip())
+        return exits.OK
+    rows = members(leader_status(backend))
+    if options["json"]:
+        for row in rows:
+            write_json(out, row)
+    else:
+        heads = ("node", "role", "term", "lag", "silent", "state")
+        write_table(out, [head.upper() for head in heads], [[row[head] for head in heads] for row in rows])
+    return exits.OK
+
+
+def members(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a member, from what the leader says of itself and of the others."""
+    rows = []
+    for node in [*status["voters"], *status["learners"]]:
+        row: dict[str, Any] = {"node": node, "term": status["term"], "last": status["last"], "lag": 0}
+        row |= {"role": "voter" if node in status["voters"] else "learner", "silent": 0, "state": "up"}
+        if node == status["node"]:
+            row["role"] = "leader"
+        elif (peer := status["peers"].get(node)) is not None:
+            row |= {"last": peer["match"], "lag": status["last"] - peer["match"], "silent": round(peer["silent"], 1)}
+            row["state"] = peer["state"]
+        rows.append(row)
+    return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -25,6 +26,12 @@ from .protocol import ABSENT, KEEP, OP_ID_SIZE, Data, Read, Reply, Row, Scan, St
 PAGE: Final = 100
 RESERVED: Final = "dref."
 """Groups whose names begin so hold records of our own (elections, `once` ...)."""
+SEPARATORS: Final = "./:" + GROUP_SEPARATOR
+"""Characters that set the parts of a name apart, for the tree of prefixes."""
+JUMPS: Final = 60
+"""Scans that one level of the tree may take."""
+_LAST: Final = "\U0010ffff"
+"""Comes after every character that a name goes on with."""
 LOOKS: Final = 20
 """Scans that one page may take when most of what it meets is not to be shown."""
 
@@ -129,6 +136,46 @@ def page(
         if not after or len(found) >= limit:
             break
     return found, after
+
+
+def with_values(refs: Sequence[StoredRef], *, largest: int) -> list[StoredRef]:
+    """The same as they are now, read in one round trip, without those that are gone; values beyond `largest` bytes
+    are left where they are."""
+    small = [ref for ref in refs if ref.size <= largest]
+    if not small:
+        return list(refs)
+    replies = backends.get_backend(small[0].using).execute([Read(ref.name) for ref in small])
+    now = {ref.name: _found(ref.name, reply, ref.using) for ref, reply in zip(small, replies, strict=True)}
+    return [found for ref in refs if (found := now.get(ref.name, ref)) is not None]
+
+
+def branches(prefix: str, *, using: str = conf.DEFAULT_ALIAS) -> tuple[list[str], bool]:
+    """The longer prefixes into which the names under `prefix` fall, each up to its next separator; and whether that is
+    all of them. It jumps from one to the next, so what it costs does not depend on how many names there are."""
+    backend = backends.get_backend(using)
+    found: list[str] = []
+    after = ""
+    for _ in range(JUMPS):
+        (reply,) = backend.execute([Scan(prefix, after, 1)])
+        names = [row.name for row in reply.page if isinstance(row, Row)]
+        after = reply.cursor
+        if names:
+            branch = _branch(names[0], prefix)
+            if branch and not is_reserved(branch):
+                found.append(branch)
+            if branch and after:
+                after = branch + _LAST
+        if not after:
+            return found, True
+    return found, False
+
+
+def _branch(name: str, prefix: str) -> str:
+    """`prefix` and the part of the name behind it, the separator included; "" when no separator follows."""
+    for place in range(len(prefix), len(name)):
+        if name[place] in SEPARATORS and place + 1 < len(name):
+            return name[: place + 1]
+    return ""
 
 
 def find(name: str, *, using: str = conf.DEFAULT_ALIAS) -> StoredRef | None:

@@ -62,6 +62,14 @@ async def alocks(prefix: str = "", *, kind: str = "lock", using: str = conf.DEFA
             return
 
 
+def lock_page(
+    prefix: str = "", after: str = "", *, kind: str = "lock", limit: int = PAGE, using: str = conf.DEFAULT_ALIAS
+) -> tuple[list[LockInfo], str]:
+    """A page of `locks`, and where the next one begins; "" at the end."""
+    start = f"{kind}:{prefix}" if kind else ""
+    return drive(backends.get_backend(using), _page(start, after, limit))
+
+
 def lock_info(name: str, *, kind: str = "lock", using: str = conf.DEFAULT_ALIAS) -> LockInfo | None:
     """What is known of one lock; None when it is free and nobody waits."""
     return drive(backends.get_backend(using), _inspect(_lease(kind, name)))
@@ -85,9 +93,9 @@ async def abreak_lock(name: str, *, token: int = 0, kind: str = "lock", using: s
     return await adrive(backends.get_backend(using), _break(_lease(kind, name), token))
 
 
-def _page(prefix: str, after: str) -> Flow[tuple[list[LockInfo], str]]:
+def _page(prefix: str, after: str, limit: int = PAGE) -> Flow[tuple[list[LockInfo], str]]:
     """A page and where the next one begins; "" at the end."""
-    reply: Reply = yield ScanLeases(prefix, after, PAGE)
+    reply: Reply = yield ScanLeases(prefix, after, limit)
     return [_info(row) for row in reply.page if isinstance(row, LeaseInfo)], reply.cursor
 
 

@@ -1,0 +1,27 @@
+"""Refs, locks, elections and the health of back ends in Django's admin.
+
+Registered with the default site; `register(site)` adds the same pages to a site of your own. Django's admin imports
+this package when it is installed, nothing else does.
+
+`pages.py` the frame (who may see what, and the addresses), `refs.py`, `locks.py` and `health.py` the pages themselves,
+`audit.py` the trace that every change leaves.
+"""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.admin import AdminSite
+
+from dref_django.models import Ref
+
+from .pages import RefAdmin
+
+__all__ = ["RefAdmin", "register"]
+
+
+def register(site: AdminSite) -> None:
+    """Adds the pages to `site`."""
+    site.register(Ref, RefAdmin)
+
+
+register(admin.site)

@@ -46,9 +46,13 @@ class Links:
         self._adopted: dict[str, list[Channel]] = {}
 
     def point(self, node: str, address: str) -> None:
-        """Keeps a connection to `node`, at `address` ("host:port") from now on."""
+        """Keeps a connection to `node`, at `address` ("host:port") from the next dial on.
+
+        A connection that works is left alone: one place may have several names.
+        """
         link = self._links.get(node)
-        if link is not None and link.address == address:
+        if link is not None and (link.channel is not None or link.address == address):
+            link.next_address = address
             return
         if link is not None:
             link.stop()
@@ -93,6 +97,7 @@ class Links:
         return link is not None and link.is_refused and not self.is_up(node)
 
     def addresses(self) -> dict[str, str]:
+        """Where each node was last dialled."""
         return {node: link.address for node, link in self._links.items()}
 
     async def close(self) -> None:
@@ -115,7 +120,7 @@ class Links:
 
 class _Link:
     def __init__(self, links: Links, node: str, address: str) -> None:
-        self.address = address
+        self.address = self.next_address = address
         self.channel: Channel | None = None
         self.is_refused = False
         self._links = links
@@ -141,6 +146,7 @@ class _Link:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _keep_one(self) -> None:
+        self.address = self.next_address
         channel = await self._links.dial(self._node, self.address)
         self.channel, self.is_refused = channel, False
         if self._trouble:

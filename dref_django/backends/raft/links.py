@@ -44,6 +44,7 @@ class Links:
         self._tls = tls
         self._links: dict[str, _Link] = {}
         self._adopted: dict[str, list[Channel]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     def point(self, node: str, address: str) -> None:
         """Keeps a connection to `node`, at `address` ("host:port") from the next dial on.
@@ -55,13 +56,18 @@ class Links:
             link.next_address = address
             return
         if link is not None:
-            link.stop()
+            self._stop(link)
         self._links[node] = _Link(self, node, address)
 
     def forget(self, node: str) -> None:
         """Ends the connection to `node`, if there is one; those that it opened itself stay until it closes them."""
         if (link := self._links.pop(node, None)) is not None:
-            link.stop()
+            self._stop(link)
+
+    def _stop(self, link: _Link) -> None:
+        link.task.cancel()
+        self._ending.add(link.task)
+        link.task.add_done_callback(self._ending.discard)
 
     async def adopt(self, channel: Channel) -> None:
         """Serves a connection that a node opened to this one, until it ends. Cancel to end it."""
@@ -101,10 +107,9 @@ class Links:
         return {node: link.address for node, link in self._links.items()}
 
     async def close(self) -> None:
-        links, self._links = list(self._links.values()), {}
-        for link in links:
-            link.stop()
-        await asyncio.gather(*(link.task for link in links), return_exceptions=True)
+        for node in list(self._links):
+            self.forget(node)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def dial(self, node: str, address: str) -> Channel:
         """Raises OSError, `TransportError`, also when somebody else is at that address."""
@@ -127,9 +132,6 @@ class _Link:
         self._node = node
         self._trouble = ""
         self.task = asyncio.get_running_loop().create_task(self._run())
-
-    def stop(self) -> None:
-        self.task.cancel()
 
     async def _run(self) -> None:
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE

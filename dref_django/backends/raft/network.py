@@ -48,6 +48,7 @@ class Network:
         self._links = Links(self._secrets, self._hello, self._take, tls=self._tls)
         self._acceptor = Acceptor(self._secrets, self._hello, self._welcome, tls=options.listen_tls)
         self._own: set[str] = set()
+        self._found_at: dict[str, str] = {}  # a place may have several names: not only the one that a link dials
         self._news: dict[str, News] = {}
         self._came = asyncio.Event()
         self._finding: asyncio.Task[None] | None = None
@@ -105,7 +106,7 @@ class Network:
     async def _find(self) -> None:
         pause = FIRST_PAUSE
         while True:
-            known = {address for node, address in self._links.addresses().items() if self._links.is_up(node)}
+            known = {place for place, node in self._found_at.items() if self._links.is_up(node)}
             places = await places_of(self._options)
             unknown = places - known - self._own
             await asyncio.gather(*(self._ask_who(address) for address in unknown))
@@ -124,6 +125,7 @@ class Network:
         if node == self.node_id:
             self._own.add(address)
         elif node:
+            self._found_at[address] = node
             self._links.point(node, address)
 
     # --- founding -----------------------------------------------------------------------------------------------

@@ -1,37 +1,53 @@
-"""`python -m tests.raft.simulation` runs seeds until told to stop, or replays one."""
+"""Runs seeds that no one has run yet, or replays one.
+
+python -m tests.raft.simulation --seconds 3600      for an hour, from a random seed on
+python -m tests.raft.simulation --seed 17 --trace   one again, with everything that happens
+"""
 
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 import time
 from collections import Counter
 
+from .checkers import Violation
+from .sweep import missed, report, sweep
 from .world import World
+
+BATCH = 100
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.raft.simulation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.raft.simulation", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--seed", type=int, help="replay this one")
-    parser.add_argument("--trace", action="store_true", help="print everything that happens (with --seed)")
-    parser.add_argument("--first", type=int, default=0, help="the first of the seeds to run")
-    parser.add_argument("--count", type=int, default=1000, help="how many to run")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print everything that happens")
+    parser.add_argument("--first", type=int, help="the first of the seeds to run (default: random)")
+    parser.add_argument("--seconds", type=float, default=600.0, help="for how long (default: 600)")
     arguments = parser.parse_args()
     if arguments.seed is not None:
-        print(dict(World(arguments.seed, tracer=print if arguments.trace else None).run()))
+        happened = World(arguments.seed, tracer=print if arguments.trace else None).run()
+        print(", ".join(f"{name}: {times}" for name, times in happened.items()))
         return 0
-    seen: Counter[str] = Counter()
-    began = time.monotonic()
-    for seed in range(arguments.first, arguments.first + arguments.count):
+    return _soak(secrets.randbelow(1 << 31) if arguments.first is None else arguments.first, arguments.seconds)
+
+
+def _soak(first: int, seconds: float) -> int:
+    until = time.monotonic() + seconds
+    met: Counter[str] = Counter()
+    while time.monotonic() < until or not met:
         try:
-            happened = World(seed).run()
-        except Exception as error:
-            print(f"seed {seed}: {type(error).__name__}: {error}")
-            print(f"again: python -m tests.raft.simulation --seed {seed} --trace")
+            met += sweep(range(first + met["seeds"], first + met["seeds"] + BATCH))
+        except Violation as violation:
+            print(violation)
             return 1
-        seen.update(name for name, number in happened.items() if number)
-    print(f"{arguments.count} seeds in {time.monotonic() - began:.1f} s; with", dict(seen))
-    return 0
+    print(f"from seed {first}: {report(met)}")
+    for name, shortfall in missed(met).items():
+        print(f"too few {name}: {shortfall}")
+    return 1 if missed(met) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What must hold whatever happens. The checkers see only what nodes put out: what they write, send, apply and answer."""
+"""What must hold whatever happens. The checkers see what nodes put out: what they write, send, apply and answer."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .world import World
 
 IMPATIENT = 0.1
-"""So many calls are given up after a few attempts: the outcome is unknown, and the client goes on under another name."""
+"""Calls given up after a few attempts: the outcome is unknown, and the client goes on under another name."""
 ATTEMPTS = 2
 PATIENCE = 60.0
 """Time before a call is sent again."""

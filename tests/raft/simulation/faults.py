@@ -1,4 +1,4 @@
-"""What goes wrong: drawn per run (how lossy, which kinds of faults at all) and per fault (whom it hits, for how long)."""
+"""What goes wrong: drawn per run (how lossy, which kinds of faults) and per fault (whom it hits, for how long)."""
 
 from __future__ import annotations
 
@@ -71,29 +71,28 @@ class Nemesis:
     def __init__(self, world: World) -> None:
         self._world = world
         self._random = world.random
-        self._is_stopped = False
+        self.is_stopped = False
         self._is_lying_in_wait = False
 
     def start(self) -> None:
-        if not self._is_stopped:
+        if not self.is_stopped:
             self._world.after(self._random.expovariate(1 / self._world.scenario.fault_every), None, self._act)
 
     def _act(self) -> None:
-        if not self._is_stopped:
+        if not self.is_stopped:
             kind = self._random.choice(self._world.scenario.faults)
             KINDS[kind](self)
             self.start()
 
     def stop(self) -> None:
         """Everything works again."""
-        self._is_stopped = True
+        self.is_stopped = True
         self._is_lying_in_wait = False
         self._world.note("faults stop")
         self._world.blocked.clear()
         for host in self._world.hosts.values():
             host.paused_until, host.disk_slowness = 0.0, 1.0
-            if not host.is_running:
-                host.start()
+            host.restart()
 
     # Choosing
 
@@ -160,7 +159,7 @@ class Nemesis:
         world.note(f"{host.name} crashes, torn write: {torn}")
         world.seen["crashes"] += 1
         world.seen["torn writes"] += torn
-        world.after(self._random.uniform(5, 150), None, lambda: host.is_running or host.start())
+        world.after(self._random.uniform(5, 150), None, host.restart)
 
     def _lie_in_wait(self) -> None:
         """The next leader will not lead for long."""
@@ -175,9 +174,11 @@ class Nemesis:
         if self._random.random() < 0.5:
             self._block({(host.name, other) for other in self._world.hosts})
         life = host.life
-        self._world.after(
-            self._random.uniform(1, 40), None, lambda: host.life == life and host.is_running and self._crash_one(host)
-        )
+        self._world.after(self._random.uniform(1, 40), None, lambda: self._crash_in(host, life))
+
+    def _crash_in(self, host: Host, life: int) -> None:
+        if host.is_running and host.life == life and not self.is_stopped:
+            self._crash_one(host)
 
     def _echo(self, host: Host) -> None:
         """The network still has copies of what was sent to this node earlier, in other terms maybe."""

@@ -65,6 +65,10 @@ class Host:
         )
         self._world.after(self._world.random.uniform(0, self.tick_length), self, self._tick)
 
+    def restart(self) -> None:
+        if self.raft is None:
+            self.start()
+
     def _config(self) -> Config:
         """Small numbers, so that every limit is met."""
         scenario = self._world.scenario

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from dref_django.backends.raft.core import Append, AppendReply, Message, Raft, Ready, Snapshot, SnapshotChunk
+from dref_django.backends.raft.core import Append, AppendReply, Heartbeat, Message, Raft, Ready, Snapshot, SnapshotChunk
 from dref_django.backends.raft.core.follower import Follower
 from dref_django.backends.raft.core.leader import Leader
 from dref_django.backends.raft.core.replica import Replica
 from dref_django.backends.raft.core.sending import Sender
+
+from .checkers import Violation
+from .faults import Scenario
+from .world import World
 
 Patches = list[tuple[type, str, Callable[..., Any]]]
 
@@ -112,26 +117,52 @@ def _commits_what_does_not_match() -> Patches:
 
     def heartbeat(self: Sender, peer: str, progress: Any, number: int) -> None:
         original(self, peer, progress, number)
-        early = self._replica.early
-        early[-1] = replace(early[-1], commit=self._log.commit)  # type: ignore[call-arg]
+        message = self._replica.early.pop()
+        assert isinstance(message, Heartbeat)
+        self._replica.early.append(replace(message, commit=self._log.commit))
 
     return [(Sender, "_heartbeat", heartbeat)]
 
 
-MUTATIONS: dict[str, Callable[[], Patches]] = {
-    mutation.__name__.strip("_"): mutation
-    for mutation in (
-        _votes_twice,
-        _skips_the_fsync,
-        _commits_an_old_terms_entry,
-        _deletes_matching_entries,
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    patches: Callable[[], Patches]
+    focus: Mapping[str, Any]
+    """The scenario in which it shows soonest; the seed draws the rest."""
+
+
+DYING_LEADERS = {"faults": ("lie in wait",), "fault_every": 20.0, "fast_syncs": 0.8, "think": 5.0}
+MUTATIONS = {
+    "votes twice": Mutation(_votes_twice, {"nodes": 5}),
+    "skips the fsync": Mutation(_skips_the_fsync, {"nodes": 3}),
+    "commits an old term's entry": Mutation(
+        _commits_an_old_terms_entry, {"nodes": 3, "max_batch_bytes": 1, "max_inflight": 1, **DYING_LEADERS}
+    ),
+    "deletes matching entries on append": Mutation(_deletes_matching_entries, {"nodes": 3}),
+    "counts acknowledgements of other terms": Mutation(
         _counts_acknowledgements_of_other_terms,
+        {
+            "nodes": 3,
+            "faults": ("lie in wait", "crash"),
+            "fault_every": 20.0,
+            "fast_syncs": 0.1,
+            "think": 5.0,
+            "echoes": True,
+            "max_inflight": 4,
+            "loss": 0.0,
+        },
+    ),
+    "reads without a quorum": Mutation(
         _reads_without_a_quorum,
-        _reads_before_its_first_commit,
+        {"nodes": 3, "faults": ("pause", "partition"), "fault_every": 30.0, "drift": 3.0, "think": 5.0},
+    ),
+    "reads before its first commit": Mutation(_reads_before_its_first_commit, {"nodes": 3, **DYING_LEADERS}),
+    "snapshot chunk commits": Mutation(
         _snapshot_chunk_commits,
-        _clears_the_log_after_a_snapshot,
-        _commits_what_does_not_match,
-    )
+        {"nodes": 5, "faults": ("partition", "compact", "compact"), "fault_every": 20.0, "think": 5.0},
+    ),
+    "clears the log after a snapshot": Mutation(_clears_the_log_after_a_snapshot, {"nodes": 3}),
+    "commits what does not match": Mutation(_commits_what_does_not_match, {"nodes": 3}),
 }
 
 
@@ -139,6 +170,22 @@ MUTATIONS: dict[str, Callable[[], Patches]] = {
 def mutated(name: str) -> Iterator[None]:
     """Within this block the core has this fault."""
     with ExitStack() as stack:
-        for owner, attribute, wrong in MUTATIONS[name]():
+        for owner, attribute, wrong in MUTATIONS[name].patches():
             stack.enter_context(patch.object(owner, attribute, wrong))
         yield
+
+
+def focused(name: str, seed: int) -> World:
+    """A run in the scenario in which the mutation shows soonest."""
+    return World(seed, replace(Scenario.draw(Random(seed)), **MUTATIONS[name].focus))
+
+
+def first_caught(name: str, seeds: range) -> tuple[int, Violation]:
+    """The first seed at which a checker objects. Raises AssertionError when none does."""
+    for seed in seeds:
+        try:
+            with mutated(name):
+                focused(name, seed).run()
+        except Violation as violation:
+            return seed, violation
+    raise AssertionError(f"{name}: no checker objects in {len(seeds)} seeds")

@@ -85,14 +85,17 @@ class World:
         to = self.hosts.get(message.to)
         if to is None or (message.sender, message.to) in self.blocked:
             return
+        delay = 1 + random.random() * scenario.jitter
+        if self.nemesis.is_stopped:
+            self.deliver_later(to, message, delay)
+            return
         if scenario.loss and random.random() < scenario.loss:
             return
-        copies = 2 if scenario.duplication and random.random() < scenario.duplication else 1
-        for _ in range(copies):
-            delay = 1 + random.random() * scenario.jitter
-            if scenario.stragglers and random.random() < scenario.stragglers:
-                delay += random.expovariate(1 / MEAN_STRAGGLER_DELAY)
-            self.deliver_later(to, message, delay)
+        if scenario.duplication and random.random() < scenario.duplication:
+            self.deliver_later(to, message, delay + random.random() * scenario.jitter)
+        if scenario.stragglers and random.random() < scenario.stragglers:
+            delay += random.expovariate(1 / MEAN_STRAGGLER_DELAY)
+        self.deliver_later(to, message, delay)
         if scenario.echoes:
             self.echoes.append(message)
 

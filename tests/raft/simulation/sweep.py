@@ -1,0 +1,46 @@
+"""Many seeds in a row, and what they met."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from .checkers import Violation
+from .world import World
+
+FLOORS = {
+    "leader changes": 0.6,
+    "truncations": 0.15,
+    "snapshots amid writes": 0.3,
+    "snapshots installed": 0.1,
+    "membership changes": 0.15,
+    "torn writes": 0.3,
+}
+"""The share of the seeds that has to meet this, or the runs prove less than they seem to."""
+
+
+def sweep(seeds: Iterable[int]) -> Counter[str]:
+    """How many of the seeds met what. Raises Violation with the command that replays the failing seed."""
+    met: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            happened = World(seed).run()
+        except Exception as error:
+            again = f"python -m tests.raft.simulation --seed {seed} --trace"
+            raise Violation(f"seed {seed}: {error}\nagain: {again}") from error
+        met["seeds"] += 1
+        met.update(name for name, times in happened.items() if times)
+    return met
+
+
+def missed(met: Counter[str]) -> dict[str, str]:
+    """What too few of the seeds met."""
+    return {
+        name: f"{met[name]} of {met['seeds']} seeds, at least {floor:.0%} should"
+        for name, floor in FLOORS.items()
+        if met[name] < floor * met["seeds"]
+    }
+
+
+def report(met: Counter[str]) -> str:
+    return f"{met['seeds']} seeds; with " + ", ".join(f"{name}: {met[name]}" for name in FLOORS)

@@ -160,8 +160,9 @@ def branches(prefix: str, *, using: str = conf.DEFAULT_ALIAS) -> tuple[list[str]
         names = [row.name for row in reply.page if isinstance(row, Row)]
         after = reply.cursor
         if names:
-            branch = _branch(names[0], prefix)
-            if branch and not is_reserved(branch):
+            own = is_reserved(names[0])
+            branch = names[0].partition(GROUP_SEPARATOR)[0] + GROUP_SEPARATOR if own else _branch(names[0], prefix)
+            if branch and not own:
                 found.append(branch)
             if branch and after:
                 after = branch + _LAST

@@ -116,6 +116,14 @@ class TestUpkeep:
         assert FLOOR == 3
         assert self.next(leader("abc", c=dead), "b") is None
 
+    def test_dead_voter_is_replaced_where_no_more_may_vote_and_nobody_may_go(self) -> None:
+        dead = peer(silent=100)
+        status = leader("abc", "d", c=dead)
+        change = next_change(status, {"b", "d"}, voters=3, silent_ticks=100, can_vote={"b", "d"})
+        assert change == Promote("d")
+        status = leader("abcd", c=dead)
+        assert next_change(status, {"b", "d"}, voters=3, silent_ticks=100, can_vote={"b", "d"}) == Remove("c")
+
     def test_dead_learner_always_goes(self) -> None:
         assert self.next(leader("abc", "d", d=peer(silent=100)), "bc") == Remove("d")
 

@@ -18,19 +18,20 @@ def next_change(
 
     - A dead voter, silent for `silent_ticks`, goes, while more than `FLOOR` stay; a dead learner always.
     - A node that is there and no member becomes a learner.
-    - A learner that has caught up becomes a voter, while there are fewer than `voters`.
+    - A learner that has caught up becomes a voter, while fewer than `voters` live: it takes the place of a dead one
+      even where nobody may go before (the node that lost its disk, and comes back under a new id).
     """
     if status.role is not Role.LEADER or status.pending_change or status.transferring_to is not None:
         return None
     members = status.members
-    for node, peer in sorted(status.peers.items()):
-        dead = node not in reachable and peer.silent_ticks >= silent_ticks
-        if dead and (node in members.learners or (node in members.voters and len(members.voters) > FLOOR)):
+    dead = {node for node, peer in status.peers.items() if node not in reachable and peer.silent_ticks >= silent_ticks}
+    for node in sorted(dead):
+        if node in members.learners or (node in members.voters and len(members.voters) > FLOOR):
             return Remove(node)
     for node in sorted(reachable):
         if node not in members:
             return AddLearner(node)
-    if len(members.voters) < voters:
+    if len(members.voters - dead) < voters:
         for node in sorted(members.learners & set(can_vote)):
             if node in reachable and status.peers[node].caught_up:
                 return Promote(node)

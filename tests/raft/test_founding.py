@@ -79,7 +79,7 @@ class TestFounding:
         news = News(False, ABC, frozenset("ab"))
         assert News.decode(news.encode()) == news
         for garbage in (b"", b"\xc1", b"\x93\x01\x02\x03", b"\x01"):
-            with pytest.raises(ValueError, match="."):
+            with pytest.raises(ValueError, match=r"."):
                 News.decode(garbage)
 
 

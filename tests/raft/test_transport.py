@@ -488,6 +488,14 @@ class TestLinks:
                 assert await theirs.receive() == b"heard you"
             await until(lambda: not mine.is_up("dialer"))
 
+    async def test_forget_a_node_that_is_gone_for_good(self, mine: Links, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(links, "GIVE_UP", 0.05)
+        mine.point("b", f"127.0.0.1:{free_port()}")
+        await until(lambda: not mine.addresses())
+        async with accepting(name="b") as (_, address):
+            mine.point("b", address)
+            await until(lambda: mine.is_up("b"))
+
     async def test_complain_once_for_each_kind_of_trouble(
         self, mine: Links, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -19,6 +19,9 @@ logger = logging.getLogger("dref_django")
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 2.0
 """Seconds between two attempts; in between they double, and each is drawn between a half and the whole of it."""
+GIVE_UP: Final = 600.0
+"""Seconds without a connection after which a node is forgotten: containers come and go, each with an address of its
+own. A node that is back after that is found again, as it dials the others."""
 LASTING: Final = 5.0
 """Seconds a connection must have lasted for the pauses to begin anew."""
 
@@ -131,11 +134,13 @@ class _Link:
         self._links = links
         self._node = node
         self._trouble = ""
+        self._last_up = 0.0
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
-        while True:
+        self._last_up = loop.time()
+        while loop.time() - self._last_up < GIVE_UP:
             began = loop.time()
             try:
                 await self._keep_one()
@@ -146,6 +151,7 @@ class _Link:
                 pause = FIRST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 -- spreads attempts, keeps no secret
             pause = min(2 * pause, LONGEST_PAUSE)
+        self._links.forget(self._node)
 
     async def _keep_one(self) -> None:
         self.address = self.next_address
@@ -159,6 +165,7 @@ class _Link:
             await channel.closed()
         finally:
             self.channel = None
+            self._last_up = asyncio.get_running_loop().time()
             channel.close()
 
     def _complain(self, trouble: str) -> None:

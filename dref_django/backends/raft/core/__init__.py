@@ -57,7 +57,7 @@ from .messages import (
     Vote,
     VoteReply,
 )
-from .node import Raft, bootstrap
+from .node import Raft, bootstrap, recover
 from .ready import Config, Dice, PeerStatus, Ready, Role, Status
 
 __all__ = [
@@ -99,4 +99,5 @@ __all__ = [
     "Vote",
     "VoteReply",
     "bootstrap",
+    "recover",
 ]

@@ -81,14 +81,15 @@ class Log:
 
     def slice(self, first: int, max_bytes: int) -> tuple[Entry, ...]:
         """Entries from `first` on, at least one if there is one, in all at most `max_bytes`."""
-        start = first - self.base - 1
-        size, end = 0, start
-        for entry in self.entries[start:] if start else self.entries:
-            size += len(entry.data) + ENTRY_OVERHEAD
+        entries = self.entries
+        start = end = first - self.base - 1
+        size = 0
+        while end < len(entries):
+            size += len(entries[end].data) + ENTRY_OVERHEAD
             if size > max_bytes and end > start:
                 break
             end += 1
-        return tuple(self.entries[start:end])
+        return tuple(entries[start:end])
 
     def between(self, after: int, until: int) -> tuple[Entry, ...]:
         """Entries after `after` up to and including `until`."""

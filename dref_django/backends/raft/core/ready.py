@@ -60,15 +60,14 @@ class Role(Enum):
 class Ready(NamedTuple):
     """One turn of work, to be done in the order of the fields; then `Raft.advance(ready)`.
 
-    First put `hard_state`, `truncate_from`, `snapshot` and `entries` on disk in one transaction (and, when
-    `must_sync`, make sure that it is durable), `early_messages` may travel meanwhile; then send `messages`; then
-    restore the state machine from `snapshot` and apply `committed`; then serve `reads`.
+    When `must_sync`, first put `hard_state`, `truncate_from`, `snapshot` and `entries` on disk in one transaction and
+    make sure that it is durable; `early_messages` may travel meanwhile; then send `messages`; then restore the state machine from `snapshot` and apply `committed`; then serve `reads`.
     """
 
     hard_state: HardState | None
-    """To keep; None: unchanged."""
+    """To keep; None: unchanged, or only its `commit`, which is no reason to write."""
     must_sync: bool
-    """False: whatever there is to keep may be lost in a power cut, and writing it can wait."""
+    """There is something to keep; False: nothing of this Ready goes to the disk."""
     truncate_from: int | None
     """Entries from this index on are void: delete them before writing `entries`."""
     entries: tuple[Entry, ...]

@@ -45,6 +45,7 @@ INSTALLED_APPS = [
     *(["channels"] if find_spec("channels") else []),
     "dref_django",
     "tests.app",
+    "tests.fields.shop",
 ]
 
 MIDDLEWARE = [

@@ -23,6 +23,7 @@ SUBCOMMANDS: dict[str, str] = {
     "leader": "leader",
     "status": "status",
     "doctor": "doctor",
+    "prune": "prune",
     "node": "node",
     "cluster": "cluster",
     "run": "run",

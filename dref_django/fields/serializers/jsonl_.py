@@ -1,0 +1,12 @@
+"""Django's `jsonl` format, with ref fields."""
+
+from __future__ import annotations
+
+from django.core.serializers.jsonl import Deserializer as Deserializer
+from django.core.serializers.jsonl import Serializer as _Serializer
+
+from . import WithRefs
+
+
+class Serializer(WithRefs, _Serializer):
+    pass

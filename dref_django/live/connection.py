@@ -9,12 +9,15 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+from dref_django.catalog import is_reserved
+from dref_django.exceptions import DRefError
+
 from . import policy as policies
-from . import wire
+from . import wire, writes
 from .fanout import get_fanout
 from .limits import Limits
 from .outbox import Outbox, Overrun
-from .policy import WATCH, Policy
+from .policy import COMPARE_AND_SET, INCREMENT, SET, WATCH, Policy
 
 logger = logging.getLogger("dref_django")
 
@@ -36,6 +39,7 @@ class Connection:
     def __init__(
         self, alias: str, limits: Limits, policy: Policy, user: Any, load_user: LoadUser, send: Send, close: Close
     ) -> None:
+        self._alias = alias
         self._fanout = get_fanout(alias)
         self._limits = limits
         self._policy = policy
@@ -109,8 +113,31 @@ class Connection:
                     entry = self._fanout.entries.get(name)
                     if entry is not None and self._watches(name):
                         self._outbox.resync(entry)
+            case wire.Increment():
+                await self._change(request, INCREMENT)
+            case wire.Set():
+                await self._change(request, SET)
+            case wire.CompareAndSet():
+                await self._change(request, COMPARE_AND_SET)
             case wire.Pong():
                 pass  # one that nobody waits for
+
+    async def _change(self, change: wire.Change, action: str) -> None:
+        name = change.name
+        may = not is_reserved(name) and await policies.allowed(self._policy, self._user, [name], action)
+        if self._closing:
+            return
+        if not may:
+            return self._reply(wire.error("forbidden", "you may not change this", change.id, names=[name]))
+        try:
+            done = await writes.perform(change, self._alias)
+        except DRefError as error:
+            return self._reply(wire.error(writes.code_of(error), str(error), change.id, names=[name]))
+        except Exception:  # of the ref's own type, say
+            logger.exception("dref: a page could not change %r", name)
+            text = "it was not changed; the server's log says why"
+            return self._reply(wire.error("failed", text, change.id, names=[name]))
+        self._reply(wire.written(name, done, change.id))
 
     async def _watch(self, request: wire.Watch) -> None:
         names = [name for name in request.names if name not in self._names]

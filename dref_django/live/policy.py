@@ -23,8 +23,11 @@ from django.utils.module_loading import import_string
 logger = logging.getLogger("dref_django")
 
 WATCH: Final = "watch"
+INCREMENT: Final = "increment"
+SET: Final = "set"
+COMPARE_AND_SET: Final = "compare_and_set"
 PERMISSIONS: Final = {WATCH: "dref_django.view_ref"}
-"""The permission that each action needs by default; an action that is not listed is denied."""
+"""The permission that each action needs by default; others, changes among them, are denied."""
 
 
 class Policy:
@@ -36,7 +39,11 @@ class Policy:
     """
 
     def allows(self, user: Any, ref_name: str, action: str) -> bool | Awaitable[bool]:
-        """Whether the user (perhaps anonymous) may do `action` ("watch") with that ref."""
+        """Whether the user (perhaps anonymous) may do `action` with that ref.
+
+        Actions: "watch", asked once and then every minute; "increment", "set", "compare_and_set", asked with every
+        such message.
+        """
         return self._has_permission(user, action)
 
     def allows_prefix(self, user: Any, prefix: str, action: str) -> bool | Awaitable[bool]:

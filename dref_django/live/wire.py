@@ -63,7 +63,34 @@ class Pong:
     ping: int
 
 
-Request: TypeAlias = Watch | Unwatch | Resync | Pong
+@dataclass(frozen=True, slots=True)
+class Increment:
+    name: str
+    amount: int
+    id: RequestId = None
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """`text` is the JSON of the new value."""
+
+    name: str
+    text: str
+    id: RequestId = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareAndSet:
+    """Sets it only if `version` is still the one that is stored; 0: if there is no value."""
+
+    name: str
+    text: str
+    version: int
+    id: RequestId = None
+
+
+Change: TypeAlias = Increment | Set | CompareAndSet
+Request: TypeAlias = Watch | Unwatch | Resync | Pong | Change
 
 
 class BadRequest(Exception):
@@ -107,6 +134,12 @@ def _request(message: dict[str, Any], request: RequestId) -> Request:
             if type(ping) is not int:
                 raise BadRequest("malformed", "a pong carries the number of its ping")
             return Pong(ping)
+        case "increment":
+            return Increment(_name(message), _whole(message, "amount", 1), request)
+        case "set":
+            return Set(_name(message), _value(message), request)
+        case "compare_and_set":
+            return CompareAndSet(_name(message), _value(message), _whole(message, "version", None), request)
         case other:
             raise BadRequest("unknown-type", f"version {PROTOCOL} has no message of type {str(other)[:40]!r}")
 
@@ -123,6 +156,30 @@ def _names(message: dict[str, Any]) -> tuple[str, ...]:
     for name in names:
         _check(name)
     return names
+
+
+def _name(message: dict[str, Any]) -> str:
+    name = message.get("name")
+    if not isinstance(name, str):
+        raise BadRequest("malformed", "name is a string")
+    _check(name)
+    return name
+
+
+def _whole(message: dict[str, Any], key: str, default: int | None) -> int:
+    number = message.get(key, default)
+    if type(number) is not int:
+        raise BadRequest("malformed", f"{key} is a whole number")
+    return number
+
+
+def _value(message: dict[str, Any]) -> str:
+    if "value" not in message:
+        raise BadRequest("malformed", "there is no value")
+    try:
+        return to_json(message["value"])
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("malformed", f"value is not JSON: {error}") from error
 
 
 def _prefixes(message: dict[str, Any]) -> tuple[str, ...]:
@@ -168,6 +225,10 @@ def watching(names: list[str], prefixes: list[str], request: RequestId) -> str:
 
 def unwatched(names: list[str], prefixes: list[str], request: RequestId) -> str:
     return _answer({"type": "unwatched", "names": names, "prefixes": prefixes}, request)
+
+
+def written(name: str, about: Mapping[str, object], request: RequestId) -> str:
+    return _answer({"type": "written", "name": name, **about}, request)
 
 
 def error(code: str, message: str, request: RequestId = None, **about: list[str]) -> str:

@@ -23,6 +23,7 @@ _mutex = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 _farewells: list[Callable[[], None]] = []
+_last: list[Callable[[], None]] = []
 
 
 def get_loop() -> asyncio.AbstractEventLoop:
@@ -55,6 +56,11 @@ def at_exit(farewell: Callable[[], None]) -> None:
     _farewells.append(farewell)
 
 
+def at_end(last: Callable[[], None]) -> None:
+    """Runs `last` at interpreter exit after the loop has stopped: for what farewells still need. It may block."""
+    _last.append(last)
+
+
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
@@ -78,6 +84,8 @@ def _stop() -> None:
     if loop is not None and thread is not None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(2 * STOP_TIMEOUT)
+    for last in _last:
+        last()
 
 
 def _forget() -> None:

@@ -10,7 +10,6 @@ members over the network.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import os
 import selectors
@@ -18,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
+
+from dref_django import background
 
 from .caller import Caller
 from .feeds import Tap
@@ -231,5 +232,5 @@ def _forget() -> None:
     _mutex = threading.Lock()
 
 
-atexit.register(_stop_all)
+background.at_end(_stop_all)
 os.register_at_fork(after_in_child=_forget)

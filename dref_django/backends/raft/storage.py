@@ -69,7 +69,7 @@ class Storage:
         """The node's file at `path`, which is made when there is none, with `node_id` or a random one.
 
         Raises `StorageError` when it is in use, damaged, of a later version, of another cluster, or (when `node_id`
-        is given) of another node. What is refused is left as it is.
+        is given) of another node. What is refused keeps all it holds.
         """
         path = Path(path)
         try:
@@ -154,10 +154,14 @@ class Storage:
         if connection is None:
             return
         _open_here.discard(self)
+        is_marked = False
         with suppress(sqlite3.Error):
             if self._failure is None:
                 rows.put_meta(connection, "open", b"no")
+                is_marked = True
         connection.close()
+        if not is_marked:
+            _leave_log(self.path)
 
     # --- within a transaction -----------------------------------------------------------------------------------
 
@@ -234,6 +238,13 @@ def _wal(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def _leave_log(path: Path) -> None:
+    """SQLite takes its log away when it closes the database in good order, all of it being in the database then. One
+    that is missing where the file says that it was open means a careless copy; so an empty one stays."""
+    with suppress(OSError):
+        _wal(path).touch(0o600)
+
+
 def _create(path: Path, cluster: str, node_id: str) -> None:
     """Made under another name and then moved into place: an incomplete file is never found under `path`."""
     if _wal(path).exists():
@@ -273,12 +284,15 @@ def _opened(kind: type[Storage], path: Path, cluster: str, node_id: str | None) 
         if rows.get_meta(connection, "open") != b"no" and not has_log:
             raise rows.Damaged("its write-ahead log is missing (a copy needs the -wal file, too)")
         storage = kind(path, connection, _text(connection, "node_id"), cluster)
+        has_log = True
         # Moves what the log holds into the database, so that the log begins anew, without a torn rest.
         rows.put_meta(connection, "open", b"yes")
         _checkpoint(connection)
     except BaseException as error:
         if connection is not None:
             connection.close()
+        if has_log:
+            _leave_log(path)
         if isinstance(error, (sqlite3.Error, rows.Damaged, rows.NewerLayout)):
             raise _refusal(path, error) from error
         raise
@@ -312,7 +326,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    name = f"file:{quote(str(path.absolute()))}?mode=rw"
+    name = f"file:{quote(str(path.absolute()))}?mode=rw{'&vfs=unix-none' if path.absolute() in _of_the_parent else ''}"
     connection = sqlite3.connect(name, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
     for setting in (
         "trusted_schema = OFF",
@@ -352,11 +366,15 @@ def _leave_to_parent() -> None:
     """In a forked child: closing the connection, at the latest when the interpreter ends, would move the write-ahead
     log into the database and delete it under the parent's feet. So the child never lets go of it."""
     for storage in _open_here:
+        _of_the_parent.add(storage.path.absolute())
         if (connection := storage._connection) is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
             storage._connection = None
     _open_here.clear()
 
 
+_of_the_parent: set[Path] = set()
+"""Files that a parent had open at a fork. SQLite, whose memory the child inherits, believes ever after that this
+process has them locked; so it is told not to lock them. The lock of whoever hosts says that the parent is gone."""
 _open_here: weakref.WeakSet[Storage] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,0 +1,155 @@
+"""Clusters of real processes on 127.0.0.1, each a worker of the fault tests with a node of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from dref_django.backends import Params
+from dref_django.backends.raft.backend import RaftBackend
+from dref_django.backends.raft.diagnosis import leader_status
+from dref_django.exceptions import DRefError
+from dref_django.protocol import Data, Read
+from tests.faults.driver import PATIENCE, Worker
+from tests.processes import freeze, kill_family, thaw, wait_until
+from tests.servers import free_port, janitor
+
+TIMEOUT = 5.0
+
+
+class Process(Worker):
+    """A worker that may also be killed."""
+
+    is_dead = False
+
+    def kill(self) -> None:
+        """kill -9, and waits until it is gone."""
+        kill_family(self.pid)
+        self._reap()
+
+    def _reap(self) -> None:
+        self.is_dead = True
+        self._process.wait(PATIENCE)
+        janitor().forget_process(self.pid)
+        for reader in self._readers:
+            reader.join()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def freeze(self) -> None:
+        freeze(self.pid)
+
+    def thaw(self) -> None:
+        thaw(self.pid)
+
+    def progress(self, name: str) -> int:
+        """The acknowledged changes of a load, as far as it has reported them."""
+        return max((line["acked"] for line in self.lines("progress") if line["name"] == name), default=0)
+
+    def wait_for_progress(self, name: str, more: int = 1) -> int:
+        """Until at least that much more was acknowledged; returns how much in all."""
+        goal = self.progress(name) + more
+        wait_until(lambda: self.progress(name) >= goal, f"{goal} acknowledged changes of {name}", PATIENCE)
+        return self.progress(name)
+
+    def close(self) -> None:
+        if not self.is_dead:
+            self.is_dead = True
+            super().close()
+
+
+class Cluster:
+    """`size` nodes, each with a port and a DATA_DIR; `start` gives one a process, which it may share. Of size 0: one
+    node that listens nowhere."""
+
+    def __init__(self, directory: Path, size: int = 3) -> None:
+        self.ports = [free_port() for _ in range(size)]
+        self.prefix = secrets.token_hex(6)
+        self.directory = directory
+        self.processes: list[Process] = []
+        self.timeout = TIMEOUT
+        """Seconds that an operation of a process that is started from now on takes at most."""
+        self._client: RaftBackend | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        for process in self.processes:
+            if kind is not None and not process.is_dead:
+                process.kill()
+            process.close()
+        if self._client is not None:
+            self._client.close()
+
+    def options(self, node: int, **more: Any) -> dict[str, Any]:
+        place = {"DATA_DIR": str(self.directory / f"node-{node}")}
+        if not self.ports:
+            return {**place, **more}
+        return {"NODES": [f"127.0.0.1:{port}" for port in self.ports], "PORT": self.ports[node], **place, **more}
+
+    def environment(self, node: int, **more: Any) -> dict[str, str]:
+        setting: Mapping[str, Any] = {
+            "BACKEND": "raft",
+            "KEY_PREFIX": self.prefix,
+            "TIMEOUT": self.timeout,
+            "OPTIONS": self.options(node, **more),
+        }
+        return {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.faults.settings",
+            "DREF_FAULT_BACKEND": json.dumps(setting),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, node: int, **more: Any) -> Process:
+        self.processes.append(Process(self.environment(node, **more)))
+        return self.processes[-1]
+
+    def start_all(self) -> list[Process]:
+        """A process for each node, once the cluster serves."""
+        processes = [self.start(node) for node in range(len(self.ports))]
+        for process in processes:
+            process.tell("call", name="warm-up", kind="counter", method="increment", args=[], kwargs={})
+        self.status()
+        return processes
+
+    # --- from outside -------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> RaftBackend:
+        """A back end of this process that is no node."""
+        if self._client is None:
+            options = self.options(0, ROLE="client")
+            self._client = RaftBackend(Params("client", self.prefix, timeout=TIMEOUT, options=options))
+        return self._client
+
+    def status(self) -> dict[str, Any]:
+        """What the leader says, once there is one."""
+        found: list[dict[str, Any]] = []
+
+        def asked() -> bool:
+            try:
+                found.append(leader_status(self.client))
+            except DRefError:
+                return False
+            return True
+
+        wait_until(asked, "a leader", PATIENCE)
+        return found[-1]
+
+    def leader(self) -> int:
+        """The number of the node that leads."""
+        status = self.status()
+        return self.ports.index(int(status["addresses"][status["node"]].rpartition(":")[2]))
+
+    def value(self, name: str) -> Data | None:
+        (reply,) = self.client.execute([Read(name)])
+        return reply.data

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from tests.servers import janitor
 
 Line: TypeAlias = dict[str, Any]
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds after which something awaited counts as missing, on a loaded machine."""
 SHOWN = 15
 STRICT = ("-X", "faulthandler", "-W", "always::ResourceWarning", "-W", "always::RuntimeWarning")

@@ -13,12 +13,12 @@ import asyncio, threading
 from dref_django import Counter, DRef, watch
 
 counter, text = Counter("counted"), DRef("text", "")
-called = threading.Event()
+called, followed = threading.Event(), threading.Event()
 counter.on_change(lambda change: called.set())
 
 def follow():
     for change in watch("*"):
-        pass
+        followed.set()
 
 async def use():
     async with counter.changes() as changes:
@@ -29,7 +29,7 @@ async def use():
 threading.Thread(target=follow, daemon=True).start()
 stream = counter.changes(every=True).__enter__()
 counter.increment()
-assert called.wait(20)
+assert called.wait(20) and followed.wait(20)
 counter.peek(), text.peek()
 asyncio.run(use())
 """
@@ -40,8 +40,8 @@ ENDINGS = {
     "with work under way": "threading.Thread(target=lambda: [counter.increment() for _ in range(300)]).start()",
     "callback at work": "import time\ncounter.on_change(lambda change: time.sleep(30))\ncounter.increment()",
 }
-QUICK = 5.0
-"""Seconds, for starting Python and Django on a loaded machine, too."""
+QUICK = 20.0
+"""Seconds, for starting Python and Django on a loaded machine, too; a process that waits for something ends later."""
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -183,7 +183,7 @@ def test_additions_are_taken_back_when_an_entry_is_not_ours(make_backend: MakeBa
 
 def test_replicas_are_waited_for(make_backend: MakeBackend) -> None:
     with RedisServer(appendonly=False, extra=["--repl-diskless-sync-delay", "0"]) as primary:
-        backend = make_backend(URL=primary.url, WAIT_REPLICAS=1, timeout=0.5)
+        backend = make_backend(URL=primary.url, WAIT_REPLICAS=1, timeout=2.0)
         with pytest.raises(OutcomeUnknown, match="0 of 1 replicas"):
             backend.execute([Add("n", 1, op=OP)])
         with pytest.raises(OutcomeUnknown, match="0 of 1 replicas"):

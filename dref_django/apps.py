@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from importlib import import_module
+from typing import Any, Final
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
+
+_OBSERVERS: Final = {"DREF_METRICS": "metrics", "DREF_TRACING": "tracing"}
+"""Settings that turn on what is off, and not even imported, without them."""
 
 
 class DrefDjangoConfig(AppConfig):
@@ -20,6 +26,17 @@ class DrefDjangoConfig(AppConfig):
         request_started.connect(_start_registered, dispatch_uid="dref_django.start_registered")
         checks.register(_check_settings, "dref")
         checks.register(_check_servers, "dref", deploy=True)
+        for setting, module in _OBSERVERS.items():
+            if getattr(settings, setting, False):
+                _enable(setting, module)
+
+
+def _enable(setting: str, module: str) -> None:
+    try:
+        import_module(f"dref_django.{module}").enable()
+    except ImportError as error:
+        extra = {"metrics": "metrics", "tracing": "otel"}[module]
+        raise ImproperlyConfigured(f'{setting} needs pip install "dref-django[{extra}]": {error}') from error
 
 
 def _start_registered(**_: Any) -> None:

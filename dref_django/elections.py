@@ -195,13 +195,17 @@ class Election:
         except DRefError as error:
             before = {}
             logger.warning("dref: election %r: observers are not told at once: %s", self.name, error)
-        logger.info("dref: election %r: %s %s (token %d)", self.name, self.identity, _how(before), term.token)
+        extra = {"dref_event": "elected", "dref_name": self.name, "dref_token": term.token}
+        logger.info(
+            "dref: election %r: %s %s (token %d)", self.name, self.identity, _how(before), term.token, extra=extra
+        )
         if self.on_elected is not None:
             on_elected = self.on_elected
             call_back(lambda: on_elected(term))
 
     def _resigned(self, term: Held) -> Flow[None]:
-        logger.info("dref: election %r: %s resigned (token %d)", self.name, self.identity, term.token)
+        extra = {"dref_event": "resigned", "dref_name": self.name, "dref_token": term.token}
+        logger.info("dref: election %r: %s resigned (token %d)", self.name, self.identity, term.token, extra=extra)
         try:
             reply: Reply = yield Read(self._record)
             if self._decode(reply.data).get("token") == term.token:

@@ -164,7 +164,8 @@ class Held:
             event = self._event
         if not tell:
             return
-        logger.warning("dref: %s %r (token %d) lost: %s", self.kind, self.name, self.token, reason)
+        extra = {"dref_event": "lock_lost", "dref_kind": self.kind, "dref_name": self.name, "dref_token": self.token}
+        logger.warning("dref: %s %r (token %d) lost: %s", self.kind, self.name, self.token, reason, extra=extra)
         if event is not None:
             event.set()
         for listener in listeners:

@@ -268,7 +268,9 @@ class Hub:
         if self._down_since:
             away = time.monotonic() - self._down_since
             told = "by another server, so values may go back" if moved else "changes meanwhile show as a gap"
-            logger.warning("dref: back end %r reconnected after %.1f s: %s", self.backend.params.alias, away, told)
+            alias = self.backend.params.alias
+            extra = {"dref_event": "reconnected", "dref_alias": alias, "dref_seconds": round(away, 3)}
+            logger.warning("dref: back end %r reconnected after %.1f s: %s", alias, away, told, extra=extra)
             self._down_since = 0.0
             self.reconnects += 1
         self.trouble = ""
@@ -280,7 +282,9 @@ class Hub:
     def down(self, reason: str) -> None:
         if self._is_up:
             self._down_since = time.monotonic()
-            logger.warning("dref: back end %r lost its listener: %s", self.backend.params.alias, reason)
+            alias = self.backend.params.alias
+            extra = {"dref_event": "disconnected", "dref_alias": alias}
+            logger.warning("dref: back end %r lost its listener: %s", alias, reason, extra=extra)
         self._is_up, self.status, self.trouble = False, FeedStatus.STALE, reason
 
     def _on_settled(self) -> None:

@@ -79,6 +79,10 @@ class Keeper:
             self._held.add(held)
             self._ensure(held.renew_at)
 
+    def count(self) -> int:
+        """Leases that it renews now."""
+        return len(self._held)
+
     def remove(self, held: Held) -> None:
         with self._condition:
             self._held.discard(held)

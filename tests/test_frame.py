@@ -25,10 +25,21 @@ LAYERS = [
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
     {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
     | {"flushing", "on_commit", "op_ids", "sums", "workspace"},
-    {"binding", "catalog", "elections", "fenced_models", "fencing", "hot_counters", "inspection", "locks", "partitions", "refs"}
+    {
+        "binding",
+        "catalog",
+        "elections",
+        "fenced_models",
+        "fencing",
+        "hot_counters",
+        "inspection",
+        "locks",
+        "partitions",
+        "refs",
+    }
     | {"run_once", "semaphores", "transactions"},
-    {"__init__", "admin", "apps", "checks", "commandline", "fields", "health", "live", "management", "migrations"}
-    | {"models", "pytest_plugin", "signals", "templatetags", "testing"},  # the Django edges
+    {"__init__", "admin", "apps", "checks", "commandline", "fields", "health", "live", "management", "metrics"}
+    | {"migrations", "models", "pytest_plugin", "signals", "templatetags", "testing", "tracing"},  # the Django edges
 ]
 # These only compute: what they mean depends on their arguments alone.
 PURE = ("exceptions", "protocol", "deltas", "codecs", "leases", "store", "backends/raft/core")
@@ -91,6 +102,7 @@ class TestPackaging:
 
     def test_works_without_any_extra(self) -> None:
         optional = ["redis", "django_redis", "psycopg", "psycopg_pool", "channels", "msgspec"]
+        optional += ["prometheus_client", "opentelemetry"]
         program = (
             "import sys\n"
             f"sys.modules.update(dict.fromkeys({optional!r}))\n"  # None: importing it raises ImportError

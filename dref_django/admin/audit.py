@@ -51,7 +51,8 @@ def traced(request: HttpRequest, what: str, message: str, *, object_id: str = ""
         if not trace.kept:
             transaction.set_rollback(True, using=database)
     if trace.kept:
-        logger.warning("dref: %s: %s, by %s in the admin", what, message, request.user)
+        extra = {"dref_event": "changed_in_admin", "dref_name": what, "dref_actor": str(request.user)}
+        logger.warning("dref: %s: %s, by %s in the admin", what, message, request.user, extra=extra)
 
 
 def shortened(text: str) -> str:

@@ -18,7 +18,7 @@ from dref_django import conf
 
 from .base import DEFAULT_ALIAS, Backend, Params
 
-__all__ = ["Backend", "Params", "generation", "get_backend", "install", "make_backend", "on_discard", "reset"]
+__all__ = ["Backend", "Params", "generation", "get_backend", "in_use", "install", "make_backend", "on_discard", "reset"]
 
 generation = 0
 
@@ -36,6 +36,11 @@ def get_backend(alias: str = DEFAULT_ALIAS) -> Backend:
         if alias not in _backends:
             _backends[alias] = make_backend(conf.configuration(alias))
         return _backends[alias]
+
+
+def in_use() -> list[tuple[str, Backend]]:
+    """Alias and back end of those that this process has made so far."""
+    return list(_backends.items())
 
 
 def make_backend(configuration: conf.Configuration) -> Backend:

@@ -25,6 +25,8 @@ from .delivery import Attempt, Delivery, NotSent, ReplyLost, redeliver
 if TYPE_CHECKING:
     from django.core.checks import CheckMessage
 
+    from .observing import Observer
+
 DEFAULT_ALIAS = "default"
 DEFAULT_TIMEOUT = 5.0
 DEFAULT_MAX_VALUE_SIZE = 1024 * 1024
@@ -94,6 +96,8 @@ class Backend(ABC):
     """Whether `join_transaction()` works."""
     fifo_waiters: bool = True
     """Whether waiters of a lease are served in the order in which they came; else all are served."""
+    observer: ClassVar[Observer | None] = None
+    """Hears of every batch and its outcome; None, and no cost, unless metrics or tracing are on (`observing.py`)."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -158,6 +162,10 @@ class Backend(ABC):
         """What operators want to know of the server: short texts and numbers by name. Connects; raises as `execute`."""
         return {}
 
+    def gauges(self) -> Mapping[str, float]:
+        """What is worth a curve, by the name of the metric behind "dref_". No I/O: asked for at every scrape."""
+        return {}
+
     # --- what everybody calls -----------------------------------------------------------------------------------
 
     def execute(
@@ -173,11 +181,21 @@ class Backend(ABC):
             now = self.clock.now()
         limit = self.params.timeout if timeout is None else timeout
         started = time.monotonic()
+        observer = self.observer
+        mark = None if observer is None else observer.began(self, commands)
         try:
-            return self.send(commands, now, limit)
-        except (NotSent, ReplyLost) as error:
-            delivery = redeliver(self, commands, error, started + limit)
-            return self._drive(delivery, now)
+            try:
+                replies = self.send(commands, now, limit)
+            except (NotSent, ReplyLost) as error:
+                delivery = redeliver(self, commands, error, started + limit)
+                replies = self._drive(delivery, now)
+        except BaseException as error:
+            if observer is not None:
+                observer.ended(mark, None, error)
+            raise
+        if observer is not None:
+            observer.ended(mark, replies, None)
+        return replies
 
     async def aexecute(
         self, commands: Sequence[Command], *, now: int | None = None, timeout: float | None = None
@@ -188,11 +206,21 @@ class Backend(ABC):
             now = self.clock.now()
         limit = self.params.timeout if timeout is None else timeout
         started = time.monotonic()
+        observer = self.observer
+        mark = None if observer is None else observer.began(self, commands)
         try:
-            return await self.asend(commands, now, limit)
-        except (NotSent, ReplyLost) as error:
-            delivery = redeliver(self, commands, error, started + limit)
-            return await self._adrive(delivery, now)
+            try:
+                replies = await self.asend(commands, now, limit)
+            except (NotSent, ReplyLost) as error:
+                delivery = redeliver(self, commands, error, started + limit)
+                replies = await self._adrive(delivery, now)
+        except BaseException as error:
+            if observer is not None:
+                observer.ended(mark, None, error)
+            raise
+        if observer is not None:
+            observer.ended(mark, replies, None)
+        return replies
 
     def _drive(self, delivery: Delivery, now: int | None) -> list[Reply]:
         try:

@@ -34,7 +34,8 @@ def handle(options: dict[str, Any], out: OutputWrapper, err: OutputWrapper) -> i
     name = grouped(options["name"], options["group"])
     broken = inspection.break_lock(name, token=options["token"], kind=options["kind"], using=options["using"])
     if broken:
-        logger.warning("dref: %s %r was broken by %s", options["kind"], options["name"], _user())
+        extra = {"dref_event": "lock_broken", "dref_kind": options["kind"], "dref_name": name, "dref_actor": _user()}
+        logger.warning("dref: %s %r was broken by %s", options["kind"], options["name"], _user(), extra=extra)
     if options["json"]:
         write_json(out, {"kind": options["kind"], "name": options["name"], "broken": broken})
     elif broken:

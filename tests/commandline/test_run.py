@@ -202,9 +202,7 @@ class TestCommand:
         assert alone("--leader", "report", "--", "sh", "-c", "kill -USR1 $$").ends()[0] == 128 + signal.SIGUSR1
 
     def test_gets_the_signals(self, alone: Start) -> None:
-        run = alone(
-            "--lock", "report", "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep .1; done"
-        )
+        run = alone("--lock", "report", "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep .1; done")
         assert run.process.stdout is not None
         assert run.process.stdout.readline() == "ready\n"
         run.process.send_signal(signal.SIGTERM)

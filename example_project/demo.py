@@ -1,6 +1,7 @@
-"""Starts the demo: `python -m example_project.demo --backend memory|redis|postgres [--port N] [--check]`.
+"""Starts the demo: `python -m example_project.demo --backend memory|raft|redis|postgres [--port N] [--check]`.
 
-On memory it is one process; on redis and postgres two processes on two ports, with a server of their own from a wheel.
+On memory it is one process; on raft three processes on three ports, each a node of the cluster that they are; on redis
+and postgres two processes on two ports, with a server of their own from a wheel.
 Everything listens on 127.0.0.1 only, keeps its data in a temporary directory, and ends with Ctrl-C or SIGTERM.
 """
 
@@ -25,7 +26,7 @@ from urllib.error import URLError
 from tests.processes import wait_until
 from tests.servers import PostgresServer, RedisServer, free_port, janitor
 
-PROCESSES: Final = {"memory": 1, "redis": 2, "postgres": 2}
+PROCESSES: Final = {"memory": 1, "raft": 3, "redis": 2, "postgres": 2}
 DEFAULT_PORT: Final = 8000
 READY_TIMEOUT: Final = 30.0  # seconds
 STOP_TIMEOUT: Final = 10.0
@@ -48,6 +49,7 @@ class Demo:
         count = PROCESSES[backend]
         self.ports = [free_port() if port is None else port + index for index in range(count)]
         self._log = log
+        self._nodes = [free_port() for _ in range(count)] if backend == "raft" else []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
 
@@ -67,9 +69,9 @@ class Demo:
                 "DREF_DEMO_SECRET": secrets.token_urlsafe(32),
                 "DREF_DEMO_URL": self._start_server(),
             }
-            self._migrate(environment)
-            for port in self.ports:
-                self._processes.append(self._serve(port, environment))
+            self._migrate(environment | self._node(directory, 0))
+            for number, port in enumerate(self.ports):
+                self._processes.append(self._serve(port, environment | self._node(directory, number)))
             for address in self.addresses:
                 wait_until(lambda: self._answers(address), f"{address} to answer", READY_TIMEOUT)  # noqa: B023
         except BaseException:
@@ -83,6 +85,16 @@ class Demo:
         if self.backend == "postgres":
             return self._stack.enter_context(PostgresServer()).url
         return ""
+
+    def _node(self, directory: str, number: int) -> dict[str, str]:
+        """What tells a process which node it is, and where the others are."""
+        if not self._nodes:
+            return {}
+        return {
+            "DREF_NODE_ADDRESSES": ",".join(f"127.0.0.1:{port}" for port in self._nodes),
+            "DREF_PORT": str(self._nodes[number]),
+            "DREF_DATA_DIR": str(Path(directory, f"node-{number}")),
+        }
 
     def _migrate(self, environment: dict[str, str]) -> None:
         command = [sys.executable, "-m", "django", "migrate", "--verbosity", "0"]

@@ -1,6 +1,6 @@
 """Settings of the demo. `python -m example_project.demo` sets the variables; without them it is one process on memory.
 
-- `DREF_DEMO_BACKEND`: memory, redis or postgres;
+- `DREF_DEMO_BACKEND`: memory, raft, redis or postgres (raft finds its nodes by variables of its own, `DREF_PORT` ...);
 - `DREF_DEMO_URL`: where that server is;
 - `DREF_DEMO_PORTS`: where the demo's processes listen, "8000,8001";
 - `DREF_DEMO_DIR`: the directory of the SQLite database (users and sessions, except on postgres).

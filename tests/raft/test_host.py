@@ -186,8 +186,9 @@ class TestWhoHosts:
         assert is_short_lived() is short
 
     def test_only_one_has_the_lock_and_it_can_be_had_again(self, tmp_path: Path) -> None:
-        with HostLock.take(tmp_path) as lock:
-            assert lock is not None
+        lock = HostLock.take(tmp_path)
+        assert lock is not None
+        with lock:
             assert HostLock.take(tmp_path) is None
         again = HostLock.take(tmp_path)
         assert again is not None

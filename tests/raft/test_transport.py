@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import random
 import resource
 import socket
 import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,17 @@ class TestFrames:
             mine.send(b"two")
             await until(lambda: len(heard) == 2)
         assert heard == [b"one", b"two"]
+
+    async def test_dialer_says_in_its_log_why_it_ended_a_connection(self, caplog: pytest.LogCaptureFixture) -> None:
+        def deliver(frame: bytes) -> None:
+            raise ValueError("this means nothing")
+
+        with caplog.at_level(logging.WARNING, "dref_django"):
+            async with accepting() as (_, address), dialled(address) as mine:
+                mine.deliver_to(deliver)
+                mine.send(b"?")
+                await mine.closed()
+        assert caplog.messages == [f"dref: the connection to {address} was ended: this means nothing"]
 
     async def test_nonsense_in_a_genuine_frame_ends_the_connection(self) -> None:
         def deliver(frame: bytes) -> None:
@@ -354,6 +366,25 @@ class TestStrangers:
                 await mine.closed()
             assert heard == [b"pay 100"]
             assert listening.refusals.counts == {"frame": 1}
+
+    @pytest.mark.parametrize("seed", range(3))
+    async def test_handshakes_that_are_cut_off_mixed_up_or_full_of_garbage(self, seed: int) -> None:
+        dice = random.Random(seed)
+        async with accepting() as (listening, address), Relay(address) as relay:
+            assert await is_served(relay.address)
+            genuine = list(relay.said)
+            for _ in range(60):
+                said = bytearray(b"".join(dice.sample(genuine, len(genuine)) if dice.random() < 0.5 else genuine))
+                for _ in range(dice.randrange(4)):
+                    said[dice.randrange(len(said))] = dice.randrange(256)
+                reader, writer = await stranger(address)
+                writer.write(said[: dice.randrange(len(said) + 1)] + dice.randbytes(dice.randrange(50)))
+                with suppress(OSError):
+                    writer.write_eof()
+                    await reader.read()
+                writer.close()
+            await until(lambda: listening.refusals.counts.total() == 60)
+            assert await is_served(address)
 
     async def test_bytes_of_others_within_a_connection_end_it(self) -> None:
         async with accepting() as (listening, address), Relay(address) as relay:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets as random_bytes
 import ssl
 from pathlib import Path
 from typing import Final
 
 from .channel import Channel
+from .frames import TransportError
 from .handshake import NONCE_SIZE, HandshakeError, Hello, Reason, Secrets, dialer
 from .resolving import resolve, split_address
+
+logger = logging.getLogger("dref_django")
 
 DIAL_TIMEOUT: Final = 3.0
 """Seconds for all of it: looking the name up, connecting, the handshake."""
@@ -51,8 +55,11 @@ async def dial(
 async def _connect(address: Path | str, secrets: Secrets, hello: Hello, tls: ssl.SSLContext | None) -> Channel:
     loop = asyncio.get_running_loop()
 
+    def complain(error: TransportError) -> None:
+        logger.warning("dref: the connection to %s was ended: %s", address, error)
+
     def make() -> Channel:
-        return Channel(dialer(secrets, hello, random_bytes.token_bytes(NONCE_SIZE)))
+        return Channel(dialer(secrets, hello, random_bytes.token_bytes(NONCE_SIZE)), complain)
 
     if isinstance(address, Path):
         _, channel = await loop.create_unix_connection(make, str(address))

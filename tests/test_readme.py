@@ -23,6 +23,7 @@ def memory() -> Iterator[None]:
     backends.install(conf.DEFAULT_ALIAS, None)
 
 
+@pytest.mark.django_db
 @pytest.mark.usefixtures("memory")
 def test_every_example_of_the_readme_runs() -> None:
     blocks = [code for exempt, code in BLOCK.findall((ROOT / "README.md").read_text()) if not exempt]

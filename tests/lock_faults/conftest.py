@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from typing import Any
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,10 +13,12 @@ from django.db import connections
 from pytest_django.fixtures import Settings
 
 from dref_django import backends
+from tests.faults.labs import PostgresLab
 from tests.kinds import SERVED, options_of
 from tests.lock_faults.holders import Holder
 from tests.proxy import TcpProxy
-from tests.servers import HasUrl, RedisServer
+from tests.servers import HasUrl, PostgresServer, RedisServer
+from tests.settings import postgres_alias
 
 
 class Pool:
@@ -73,22 +75,44 @@ def redis_pool() -> Iterator[Pool]:
 
 @pytest.fixture(scope="session")
 def postgres_pool(postgres_tables: str) -> Iterator[Pool]:
-    database = connections.settings[postgres_tables]
-    url = f"postgresql://postgres@{database['HOST']}:{database['PORT']}/{database['NAME']}"
-    with closing(Pool({"DREF_TEST_POSTGRES_URL": url})) as pool:
+    with closing(Pool({"DREF_TEST_POSTGRES_URL": url_of(postgres_tables)})) as pool:
         yield pool
+
+
+@contextmanager
+def _site(kind: str, request: pytest.FixtureRequest, settings: Settings) -> Iterator[Site]:
+    settings.DREF_BACKEND = setting = _setting(kind, options_of(kind, request))
+    if kind == "postgres":
+        setting = {**setting, "OPTIONS": {"DATABASE_ALIAS": "pg"}}  # as the processes call it
+    with ExitStack() as stack:
+        yield Site(stack, setting, request.getfixturevalue(f"{kind}_pool"))
+        backends.reset()
 
 
 @pytest.fixture(params=SERVED)
 def site(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Site]:
     """On the servers that the test run shares."""
-    options = options_of(request.param, request)
-    settings.DREF_BACKEND = setting = _setting(request.param, options)
-    if request.param == "postgres":
-        setting = {**setting, "OPTIONS": {"DATABASE_ALIAS": "pg"}}  # as the processes call it
-    with ExitStack() as stack:
-        yield Site(stack, setting, request.getfixturevalue(f"{request.param}_pool"))
-        backends.reset()
+    with _site(request.param, request, settings) as site:
+        yield site
+
+
+class Gap(NamedTuple):
+    """A site with a proxy; a holder with the options `through` has its locks, and its listener, behind it."""
+
+    site: Site
+    proxy: TcpProxy
+    through: dict[str, Any]
+
+
+@pytest.fixture(params=SERVED)
+def gap(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Gap]:
+    """The proxy closes after the processes have left it."""
+    if request.param == "redis":
+        option, url = "URL", request.getfixturevalue("redis_server").url
+    else:
+        option, url = "LISTEN_DSN", url_of(request.getfixturevalue("postgres_tables"))
+    with _proxy(url) as proxy, _site(request.param, request, settings) as site:
+        yield Gap(site, proxy, {option: proxy.through(url)})
 
 
 @pytest.fixture
@@ -109,10 +133,43 @@ def own_redis(redis_pool: Pool, settings: Settings) -> Iterator[tuple[RedisServe
         backends.reset()
 
 
+class OwnServer(NamedTuple):
+    server: RedisServer | PostgresServer
+    site: Site
+
+
+@pytest.fixture(params=SERVED)
+def own_server(request: pytest.FixtureRequest, settings: Settings) -> Iterator[OwnServer]:
+    """As `own_redis`, on each kind."""
+    if request.param == "redis":
+        server, site = request.getfixturevalue("own_redis")
+        yield OwnServer(server, site)
+        return
+    with PostgresServer(fsync=False) as server, closing(Pool({"DREF_TEST_POSTGRES_URL": server.url})) as pool:
+        PostgresLab.migrate(server)
+        connections.settings["own"] = {**connections.settings["pg"], **postgres_alias(server.url)}
+        settings.DREF_BACKEND = setting = _setting("postgres", {"DATABASE_ALIAS": "own"})
+        with ExitStack() as stack:
+            yield OwnServer(server, Site(stack, {**setting, "OPTIONS": {"DATABASE_ALIAS": "pg"}}, pool))
+            backends.reset()
+        del connections.settings["own"]
+
+
 @pytest.fixture
 def redis_proxy(redis_server: HasUrl) -> Iterator[TcpProxy]:
-    parts = urlsplit(redis_server.url)
+    with _proxy(redis_server.url) as proxy:
+        yield proxy
+
+
+@contextmanager
+def _proxy(url: str) -> Iterator[TcpProxy]:
+    parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
     with TcpProxy(parts.hostname, parts.port) as proxy:
         yield proxy
+
+
+def url_of(alias: str) -> str:
+    database = connections.settings[alias]
+    return f"postgresql://postgres@{database['HOST']}:{database['PORT']}/{database['NAME']}"

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from dref_django.backends.redis.keys import Keys
-from tests.lock_faults.conftest import Site
+from tests.lock_faults.conftest import Gap, OwnServer, Site
 from tests.locks.test_entering import until_awaited
 from tests.processes import wait_until
 from tests.proxy import TcpProxy
@@ -16,15 +16,12 @@ from tests.servers import HasUrl, RedisServer
 
 
 class TestSilence:
-    def test_lock_counts_as_lost_before_the_server_grants_it_again(
-        self, redis_site: Site, redis_proxy: TcpProxy, redis_server: HasUrl
-    ) -> None:
-        cut_off = redis_site.holder(URL=redis_proxy.through(redis_server.url))
-        other = redis_site.holder()
+    def test_lock_counts_as_lost_before_the_server_grants_it_again(self, gap: Gap) -> None:
+        cut_off, other = gap.site.holder(**gap.through), gap.site.holder()
         cut_off.acquire("h", "a", ttl=2)
         other.wait_for("o", "a", ttl=2)
         until_awaited("a")
-        redis_proxy.blackhole()
+        gap.proxy.blackhole()
         silent_at = time.monotonic()
         lost = cut_off.expect("lost", "h", timeout=10)
         granted = other.expect("acquired", "o", timeout=10)
@@ -36,6 +33,7 @@ class TestSilence:
     def test_silence_shorter_than_the_window_loses_nothing(
         self, redis_site: Site, redis_proxy: TcpProxy, redis_server: HasUrl
     ) -> None:
+        """What was swallowed is sent again on another connection; the one session of postgres would end with it."""
         holder = redis_site.holder(URL=redis_proxy.through(redis_server.url))
         began = holder.acquire("h", "a", ttl=3)["at"]
         redis_proxy.blackhole()
@@ -45,14 +43,12 @@ class TestSilence:
         holder.tell("check", "h")
         assert holder.expect("checked", "h")["held"]
 
-    def test_waiter_outlives_a_connection_that_is_cut(
-        self, redis_site: Site, redis_proxy: TcpProxy, redis_server: HasUrl
-    ) -> None:
-        holder, waiter = redis_site.holder(), redis_site.holder(URL=redis_proxy.through(redis_server.url))
+    def test_waiter_outlives_a_connection_that_is_cut(self, gap: Gap) -> None:
+        holder, waiter = gap.site.holder(), gap.site.holder(**gap.through)
         holder.acquire("h", "a", ttl=30)
         waiter.wait_for("w", "a")
         until_awaited("a")
-        redis_proxy.cut()
+        gap.proxy.cut()
         holder.tell("release", "h")
         assert waiter.expect("acquired", "w", timeout=8)
 
@@ -87,8 +83,9 @@ class TestServer:
         holder.tell("check", "h")
         assert holder.expect("checked", "h")["held"]
 
-    def test_waiter_outlives_a_restart(self, own_redis: tuple[RedisServer, Site]) -> None:
-        server, site = own_redis
+    def test_waiter_outlives_a_restart(self, own_server: OwnServer) -> None:
+        """On postgres the holder's lease ends with the server, and its release says so."""
+        server, site = own_server
         holder, waiter = site.holder(), site.holder()
         holder.acquire("h", "a", ttl=30)
         waiter.wait_for("w", "a", ttl=30)
@@ -96,11 +93,11 @@ class TestServer:
         server.kill()
         server.start()
         holder.tell("release", "h")
-        holder.expect("released", "h")
+        holder.expect("released" if isinstance(server, RedisServer) else "failed", "h")
         waiter.expect("acquired", "w", timeout=10)
 
-    def test_tokens_rise_over_crashes(self, own_redis: tuple[RedisServer, Site]) -> None:
-        server, site = own_redis
+    def test_tokens_rise_over_crashes(self, own_server: OwnServer) -> None:
+        server, site = own_server
         tokens = []
         holder = site.holder()
         for number in range(3):

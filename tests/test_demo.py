@@ -23,7 +23,7 @@ def test_change_goes_from_one_process_to_a_websocket_of_the_other(backend: str) 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     ports = re.findall(r"http://127\.0\.0\.1:(\d+)/", done.stdout)
-    assert len(set(ports)) == PROCESSES[backend]
+    assert len(set(ports)) == min(2, PROCESSES[backend])  # from the first to the last
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

@@ -29,7 +29,6 @@ from dref_django.backends.raft.core import (
     VoteReply,
     bootstrap,
 )
-
 from tests.raft.simulation.disk import Disk, Write
 
 ELECTION_TICKS = 10

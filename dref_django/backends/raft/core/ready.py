@@ -61,7 +61,8 @@ class Ready(NamedTuple):
     """One turn of work, to be done in the order of the fields; then `Raft.advance(ready)`.
 
     When `must_sync`, first put `hard_state`, `truncate_from`, `snapshot` and `entries` on disk in one transaction and
-    make sure that it is durable; `early_messages` may travel meanwhile; then send `messages`; then restore the state machine from `snapshot` and apply `committed`; then serve `reads`.
+    make sure that it is durable; `early_messages` may travel meanwhile; then send `messages`; then restore
+    the state machine from `snapshot` and apply `committed`; then serve `reads`.
     """
 
     hard_state: HardState | None

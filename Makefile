@@ -3,7 +3,8 @@
 #   make demo                   the example project on the memory back end; prints its address
 #   make demo BACKEND=redis     the same on several processes (also: postgres), its server comes from a wheel
 #   make test                   all tests but the browser's; PYTEST_ARGS="-k lock -x" passes through
-#   make browser                the tests that click in a real chromium
+#   make browser                the tests that click in a real chromium; wants chromium and npm on the machine
+#                               (DREF_SCREENSHOTS=docs/images writes the README's pictures)
 #   make lint                   ruff and mypy
 #   make bench                  the benchmarks, each beside what one would use instead
 #   make clean                  removes the virtual environment and everything generated
@@ -16,6 +17,7 @@ BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODE_MODULES := tests/browser/node_modules
 # What there is to check grows with the project.
 SOURCES := $(wildcard dref_django tests example_project benchmarks manage.py)
 
@@ -35,7 +37,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest --ignore=tests/browser $(PYTEST_ARGS)
 
-browser: $(STAMP)
+# An accessibility checker and the TypeScript compiler, for these tests only.
+$(NODE_MODULES)/.installed: tests/browser/package-lock.json
+	@command -v npm >/dev/null || { echo "make browser needs npm: 'apt-get install npm' on Debian." >&2; exit 1; }
+	npm ci --prefix tests/browser --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+browser: $(STAMP) $(NODE_MODULES)/.installed
 	@chromium=$${CHROMIUM:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}; \
 	if [ -z "$$chromium" ] || ! command -v "$$chromium" >/dev/null; then \
 		echo "make browser needs chromium: 'apt-get install chromium' on Debian, or point CHROMIUM at the program." >&2; \
@@ -57,5 +65,5 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(NODE_MODULES) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

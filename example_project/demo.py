@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.error import URLError
+from urllib.parse import urlencode
 
 from tests.processes import wait_until
 from tests.servers import PostgresServer, RedisServer, free_port, janitor
@@ -166,11 +167,12 @@ class Visitor:
             page: bytes = answer.read()
         return page.decode()
 
-    def post(self, path: str) -> None:
+    def post(self, path: str, **fields: str) -> None:
         """`path` as in "click/". The page has to be loaded first, as its forms need its cookie."""
         token = next(cookie.value or "" for cookie in self._cookies if cookie.name == "csrftoken")
         headers = {"X-CSRFToken": token, "X-Requested-With": "fetch"}
-        request = urllib.request.Request(self.address + path, data=b"", headers=headers, method="POST")  # noqa: S310
+        body = urlencode(fields).encode()
+        request = urllib.request.Request(self.address + path, data=body, headers=headers, method="POST")  # noqa: S310
         self._opener.open(request, timeout=READY_TIMEOUT).close()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from example_project.demo import PROCESSES, Demo
 from tests.browser.chrome import Chrome
+from tests.browser.module import Module
 
 GetDemo = Callable[[str], Demo]
 
@@ -42,3 +43,10 @@ def demo(request: pytest.FixtureRequest, _demos: GetDemo) -> Demo:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where screenshots go; pytest keeps the directories of the last three runs."""
     return tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture
+def module(chrome: Chrome, _demos: GetDemo) -> Iterator[Module]:
+    with chrome.page() as page:
+        page.open(_demos("memory").addresses[0] + "no/such/page/")  # under the demo's policy, but empty
+        yield Module(page)

@@ -1,97 +1,23 @@
 """dref.js by itself, in a real browser, with a websocket that the tests speak for."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from dref_django.live import limits, render
-from tests.browser.chrome import Chrome, Page
-from tests.browser.conftest import GetDemo
-
-FAKE = """
-window.sockets = [];
-window.delays = [];
-window.said = [];
-window.WebSocket = class {
-  constructor(url, protocol) {
-    Object.assign(this, { url: String(url), protocol, readyState: 1, sent: [] });
-    sockets.push(this);
-  }
-  send(text) { this.sent.push(text); }
-  close() { this.closed = true; }
-};
-// The waits before a reconnection are noted and passed over.
-const later = window.setTimeout;
-window.setTimeout = (call, ms) => (call.name === "connect" ? (delays.push(ms), later(call, 0)) : later(call, ms));
-"""
-
-
-class Module:
-    """A fresh dref.js on a page of its own."""
-
-    def __init__(self, page: Page) -> None:
-        self._page = page
-        self.run = page.evaluate
-        self.run(f"(() => {{ {FAKE} }})()")
-        self.run("import(location.href + '?fresh').then((module) => { window.dref = module; })")
-
-    def watch(self, name: str, key: str = "") -> None:
-        """Notes what the callback is told in `said`."""
-        self.run(
-            f"void (window['stop{key}'] = dref.watch({json.dumps(name)},"
-            f" (value, change) => said.push([{json.dumps(key or name)}, value, change])))"
-        )
-
-    @property
-    def said(self) -> list[Any]:
-        return [[key, value] for key, value, _ in self.run("said")]
-
-    def sockets(self, count: int) -> None:
-        self._page.wait_for(f"sockets.length === {count}")
-
-    def hear(self, type_: str, **message: Any) -> None:
-        text = json.dumps({"type": type_, **message})
-        self.run(f"sockets.at(-1).onmessage({{ data: {json.dumps(text)} }})")
-
-    def snapshot(self, name: str, text: str, version: int = 1) -> None:
-        self.hear("snapshot", name=name, epoch="e", version=version, text=text)
-
-    def drop(self, code: int = 1006) -> None:
-        self.run(f"sockets.at(-1).onclose({{ code: {code} }})")
-
-    def greet(self) -> None:
-        self.hear("hello", protocol=1, heartbeat=20)
-
-    def sent(self) -> list[dict[str, Any]]:
-        """What the current socket was sent since the last look."""
-        return [json.loads(text) for text in self.run("sockets.at(-1).sent.splice(0)")]
-
-
-@pytest.fixture
-def module(chrome: Chrome, _demos: GetDemo) -> Iterator[Module]:
-    with chrome.page() as page:
-        page.open(_demos("memory").addresses[0] + "static/dref_django/dref.js")
-        yield Module(page)
-
-
-def greeted(module: Module, *names: str) -> None:
-    for name in names:
-        module.watch(name)
-    module.sockets(1)
-    module.greet()
+from tests.browser.module import Module
 
 
 def test_watches_are_asked_for_together_over_one_websocket(module: Module) -> None:
-    greeted(module, "a", "b", "shop.*")
+    module.greeted("a", "b", "shop.*")
     assert module.run("sockets[0].protocol") == "dref.v1"
     assert str(module.run("sockets[0].url")).endswith("/dref/ws/")
     assert module.sent() == [{"type": "watch", "names": ["a", "b"], "prefixes": ["shop."], "resume": {}}]
 
 
 def test_snapshot_and_splices_reach_those_who_watch(module: Module) -> None:
-    greeted(module, "a", "a*")
+    module.greeted("a", "a*")
     module.snapshot("a", '{"n":1,"city":"Oslo"}')
     module.hear("splice", name="a", version=3, base=1, start=5, end=6, insert="22", size=22)
     module.snapshot("another", "0")
@@ -111,7 +37,7 @@ def test_snapshot_and_splices_reach_those_who_watch(module: Module) -> None:
     ids=["another base", "another size", "beyond the end", "not JSON"],
 )
 def test_splice_that_does_not_fit_is_not_applied_but_asks_for_the_whole(module: Module, wrong: dict[str, Any]) -> None:
-    greeted(module, "a")
+    module.greeted("a")
     module.snapshot("a", '"text"')
     module.sent()
     module.hear("splice", name="a", version=3, **wrong)
@@ -121,7 +47,7 @@ def test_splice_that_does_not_fit_is_not_applied_but_asks_for_the_whole(module: 
 
 
 def test_later_watcher_is_told_at_once_and_costs_no_message(module: Module) -> None:
-    greeted(module, "a")
+    module.greeted("a")
     module.snapshot("a", "1")
     module.sent()
     module.watch("a", "late")
@@ -130,7 +56,7 @@ def test_later_watcher_is_told_at_once_and_costs_no_message(module: Module) -> N
 
 
 def test_last_watcher_to_go_unwatches(module: Module) -> None:
-    greeted(module, "a")
+    module.greeted("a")
     module.watch("a", "second")
     module.sent()
     module.run("stopsecond()")
@@ -144,7 +70,7 @@ def test_last_watcher_to_go_unwatches(module: Module) -> None:
 
 
 def test_reconnection_resumes_from_what_is_held(module: Module) -> None:
-    greeted(module, "a", "shop.*")
+    module.greeted("a", "shop.*")
     module.snapshot("a", "1", version=7)
     module.snapshot("shop.x", "2", version=8)
     module.drop()
@@ -176,7 +102,7 @@ def test_tries_grow_apart_with_jitter_and_start_over_after_a_success(module: Mod
 
 
 def test_client_that_asked_too_much_waits_longer(module: Module) -> None:
-    greeted(module, "a")
+    module.greeted("a")
     module.drop(4429)
     assert module.run("delays.at(-1)") >= 5000
 
@@ -190,7 +116,7 @@ def test_silent_connection_is_given_up(module: Module) -> None:
 
 
 def test_ping_is_answered_and_tells_staleness(module: Module) -> None:
-    greeted(module, "a")
+    module.greeted("a")
     module.sent()
     module.hear("ping", ping=12, stale=True)
     assert module.sent() == [{"type": "pong", "ping": 12}]
@@ -202,7 +128,7 @@ def test_ping_is_answered_and_tells_staleness(module: Module) -> None:
 
 def test_callback_that_throws_does_not_keep_the_others_from_hearing(module: Module) -> None:
     module.run("void dref.watch('a', () => { throw new Error('mine'); })")
-    greeted(module, "a")
+    module.greeted("a")
     module.snapshot("a", "1")
     assert module.said == [["a", 1]]
 

@@ -173,7 +173,6 @@ export class Chart {
     this.range = [at - this.window, at];
     const times = this.times.map((time) => Math.max(time, this.range[0]));
     this.plot.setData([[...times, at], [...this.values, this.values.at(-1) ?? null]]);
-    this.host.dataset.points = times.length;
     this.describe();
     this.point();
   }

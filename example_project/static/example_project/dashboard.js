@@ -41,10 +41,10 @@ watch("demo.activity", (lines) => {
 });
 
 watch("demo.chat", (messages) => {
-  const log = find("chat");
+  const log = find("log");
   const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
   const lines = messages.map(({ by, text, at }) => make("li", "", make("b", by), " ", make("time", at), make("span", text)));
-  log.replaceChildren(...(lines.length ? lines : [make("li", "Nobody has said anything yet.")]));
+  find("chat").replaceChildren(...(lines.length ? lines : [make("li", "Nobody has said anything yet.")]));
   if (atEnd || !log.dataset.live) log.scrollTop = log.scrollHeight;
   log.dataset.live = "true";
 });

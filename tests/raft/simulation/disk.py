@@ -75,7 +75,7 @@ class Disk:
         self._unsynced: list[Write] = []
 
     def save(self, ready: Ready) -> None:
-        if ready.must_sync:
+        if ready.hard_state or ready.must_sync:
             self._write(Write(ready.hard_state, ready.truncate_from, ready.entries, ready.snapshot))
 
     def compact(self, snapshot: Snapshot, keep: int) -> None:

@@ -79,7 +79,8 @@ What one has to know, and no test will tell:
 - The log in memory, proposals and open reads are bounded by the driver, which has to compact, and to stop asking.
 - The latest snapshot is kept in memory, since a follower may need it at any time; the state machine has to fit twice.
 - Of n voters n // 2 may be down. Of two voters none: going from one to three passes through that state, and a node lost
-  in it stops the cluster until it is back, or until `recover`, which gives up what only the lost nodes had.
+  in it stops the cluster until it is back, or until someone makes a survivor a cluster of its own, outside of this
+  protocol, and gives up what only the lost nodes had.
 """
 
 from .errors import ChangeRefused, NotLeader, RaftError, TransferRefused
@@ -111,7 +112,7 @@ from .messages import (
     Vote,
     VoteReply,
 )
-from .node import Raft, bootstrap, recover
+from .node import Raft, bootstrap
 from .ready import Config, Dice, PeerStatus, Ready, Role, Status
 
 __all__ = [
@@ -153,5 +154,4 @@ __all__ = [
     "Vote",
     "VoteReply",
     "bootstrap",
-    "recover",
 ]

@@ -24,22 +24,6 @@ def bootstrap(members: Members) -> tuple[HardState, tuple[Entry, ...]]:
     return HardState(term=1, vote="", commit=1), (Entry(1, 1, EntryKind.MEMBERS, members.encode()),)
 
 
-def recover(
-    members: Members, hard_state: HardState, snapshot: Snapshot | None, entries: Sequence[Entry]
-) -> tuple[HardState, Entry]:
-    """When a quorum is lost for good: what to add to the disk of one survivor, while it is down, so that it starts
-    over with these members.
-
-    Everything on its disk counts as committed then; what only the lost nodes had is lost, and a lost node that comes
-    back makes a second cluster. Raises ValueError for members without voters.
-    """
-    if not members.voters:
-        raise ValueError("a cluster needs at least one voter")
-    last = entries[-1].index if entries else snapshot.index if snapshot else 0
-    term = hard_state.term + 1
-    return HardState(term, "", hard_state.commit), Entry(last + 1, term, EntryKind.MEMBERS, members.encode())
-
-
 class Raft:
     """One node of a cluster. Not for several threads at a time. See the package for the protocol of use."""
 
@@ -173,7 +157,7 @@ class Raft:
         if self._must_vote_sync():
             early, late = (), (*late, *early)  # a term that a crash could take back must not be heard of
         ready = Ready(
-            hard_state if must_sync and hard_state != self._durable else None,
+            hard_state if hard_state != self._durable else None,
             must_sync,
             log.truncated,
             entries,

@@ -66,9 +66,9 @@ class Ready(NamedTuple):
     """
 
     hard_state: HardState | None
-    """To keep; None: unchanged, or only its `commit`, which is no reason to write."""
+    """To keep; None: unchanged."""
     must_sync: bool
-    """There is something to keep; False: nothing of this Ready goes to the disk."""
+    """False: there is nothing to write, or only a new `commit`, which may wait for the next write, or be lost."""
     truncate_from: int | None
     """Entries from this index on are void: delete them before writing `entries`."""
     entries: tuple[Entry, ...]

@@ -15,7 +15,9 @@ from dref_django import Counter, CounterOverflow, DRef, DRefError, InvalidValue,
 from dref_django.backends import Backend
 from dref_django.backends.delivery import NotSent
 from dref_django.hot_counters import HotCounter
+from dref_django.hub import Raw
 from dref_django.protocol import Add, Read, Scan
+from dref_django.sums import SumBuffer
 from dref_django.testing import isolate
 from tests.callers import Caller
 from tests.children import Child
@@ -147,6 +149,18 @@ class TestStripes:
 
 def hits_of(call: Caller, hits: HotCounter) -> int:
     return hits.value if call._runner is None else call(hits, "peek")
+
+
+class TestSumBuffer:
+    def test_sum_of_some_is_no_sum(self) -> None:
+        rang = []
+        buffer = SumBuffer(("a", "a#1"), 5, lambda: rang.append(1))
+        buffer.push(Raw("a#1", 3, 0, 7, False, True, "e"))
+        assert buffer.pop() is None
+        buffer.push(Raw("a", 2, 0, None, True, False, "e"))
+        assert buffer.pop() == Raw("a", 3, 0, 12, True, False, "e")
+        assert buffer.pop() is None
+        assert rang == [1, 1]
 
 
 class TestType:

@@ -152,6 +152,14 @@ class TestBlock:
         assert 20 < (left["expired"] or 0) <= 30
         assert (kept.get(), cleared.get(), limited.get(), expired.get()) == (2, 2, 3, 1)
 
+    def test_time_to_live_goes_with_what_was_deleted(self, any_backend: Backend) -> None:
+        again = Counter("again")
+        again.set(7, ttl=100)
+        with transaction():
+            again.delete()
+            assert again.increment() == 1
+        assert (again.get(), _left(any_backend, "again")) == (1, None)
+
     def test_block_without_changes_writes_nothing(self, any_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         a = Counter("a")
         calls = Calls(any_backend, monkeypatch)
@@ -224,6 +232,22 @@ class TestConflict:
         with pytest.raises(Conflict, match="'read' was changed by another writer"):
             block()
         assert (read.get(), written.get()) == (1, 0)
+
+    @pytest.mark.parametrize("ending", ["update", "delete"])
+    def test_ref_that_is_changed_inside_and_outside_conflicts(self, ending: str) -> None:
+        ref = DRef("ref", "")
+        ref.set("a")
+
+        def block() -> None:
+            with transaction():
+                ref.update(lambda text: text + "ours")
+                if ending == "delete":
+                    ref.delete()
+                elsewhere(ref.update, lambda text: text + "theirs")
+
+        with pytest.raises(Conflict, match="'ref'"):
+            block()
+        assert ref.get() == "atheirs"
 
     async def test_async_block_conflicts_as_well(self) -> None:
         read, written = Counter("read"), Counter("written")

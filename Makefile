@@ -5,6 +5,7 @@
 #   make test                   all tests but the browser's; PYTEST_ARGS="-k lock -x" passes through
 #   make browser                the tests that click in a real chromium; wants chromium and npm on the machine
 #                               (DREF_SCREENSHOTS=docs/images writes the README's pictures)
+#   make soak                   simulates Raft clusters under faults, ten minutes long; SOAK_ARGS="--seconds 3600"
 #   make lint                   ruff and mypy
 #   make bench                  the benchmarks, each beside what one would use instead
 #   make clean                  removes the virtual environment and everything generated
@@ -14,6 +15,7 @@ VENV ?= .venv
 BACKEND ?= memory
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -21,7 +23,7 @@ NODE_MODULES := tests/browser/node_modules
 # What there is to check grows with the project.
 SOURCES := $(wildcard dref_django tests example_project benchmarks manage.py)
 
-.PHONY: demo test browser lint format bench clean
+.PHONY: demo test browser lint format bench clean soak
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml
@@ -50,6 +52,9 @@ browser: $(STAMP) $(NODE_MODULES)/.installed
 		exit 1; \
 	fi; \
 	CHROMIUM="$$chromium" $(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.raft.simulation $(SOAK_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

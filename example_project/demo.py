@@ -51,6 +51,7 @@ class Demo:
         self.ports = [free_port() if port is None else port + index for index in range(count)]
         self._log = log
         self._nodes = [free_port() for _ in range(count)] if backend == "raft" else []
+        self._environments: list[dict[str, str]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
 
@@ -70,15 +71,33 @@ class Demo:
                 "DREF_DEMO_SECRET": secrets.token_urlsafe(32),
                 "DREF_DEMO_URL": self._start_server(),
             }
-            self._migrate(environment | self._node(directory, 0))
-            for number, port in enumerate(self.ports):
-                self._processes.append(self._serve(port, environment | self._node(directory, number)))
+            self._environments = [
+                {**environment, "DREF_DEMO_PORT": str(port), **self._node(directory, number)}
+                for number, port in enumerate(self.ports)
+            ]
+            self._migrate(self._environments[0])
+            self._processes += [self._serve(number) for number in range(len(self.ports))]
             for address in self.addresses:
-                wait_until(lambda: self._answers(address), f"{address} to answer", READY_TIMEOUT)  # noqa: B023
+                self._await(address)
         except BaseException:
             self.close()
             raise
         return self
+
+    def kill(self, number: int) -> None:
+        """Ends one process as a crash would, with whatever it holds."""
+        process = self._processes[number]
+        process.kill()
+        process.wait(STOP_TIMEOUT)
+        janitor().forget_process(process.pid)
+
+    def restart(self, number: int) -> None:
+        """Starts a killed process again, on its port."""
+        self._processes[number] = self._serve(number)
+        self._await(self.addresses[number])
+
+    def _await(self, address: str) -> None:
+        wait_until(lambda: self._answers(address), f"{address} to answer", READY_TIMEOUT)
 
     def _start_server(self) -> str:
         if self.backend == "redis":
@@ -103,15 +122,15 @@ class Demo:
         if done.returncode:
             raise DemoError(f"The database could not be set up.\n{done.stdout}{done.stderr}")
 
-    def _serve(self, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _serve(self, number: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "uvicorn", "example_project.asgi:application", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--log-level", "warning", "--timeout-graceful-shutdown", "3"]
+        command += ["--port", str(self.ports[number]), "--log-level", "warning", "--timeout-graceful-shutdown", "3"]
         output = None if self._log is None else self._stack.enter_context(self._log.open("ab"))
         # In a session of its own: Ctrl-C is for the parent, which then ends its children.
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**environment, "DREF_DEMO_PORT": str(port)},
+            env=self._environments[number],
             stdout=output,
             stderr=output,
             start_new_session=True,

@@ -20,7 +20,7 @@ def chrome() -> Iterator[Chrome]:
 
 
 @pytest.fixture(scope="session")
-def _demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GetDemo]:
+def get_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GetDemo]:
     started: dict[str, Demo] = {}
     with ExitStack() as stack:
 
@@ -34,9 +34,9 @@ def _demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GetDemo]:
 
 
 @pytest.fixture(params=sorted(PROCESSES))
-def demo(request: pytest.FixtureRequest, _demos: GetDemo) -> Demo:
+def demo(request: pytest.FixtureRequest, get_demo: GetDemo) -> Demo:
     """The demo on each back end in turn: one process on memory, two on the others."""
-    return _demos(request.param)
+    return get_demo(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def module(chrome: Chrome, _demos: GetDemo) -> Iterator[Module]:
+def module(chrome: Chrome, get_demo: GetDemo) -> Iterator[Module]:
     with chrome.page() as page:
-        page.open(_demos("memory").addresses[0] + "no/such/page/")  # under the demo's policy, but empty
+        page.open(get_demo("memory").addresses[0] + "no/such/page/")  # under the demo's policy, but empty
         yield Module(page)

@@ -16,8 +16,8 @@ DRAWN: Final = "[...document.querySelectorAll('dref-chart')].every((chart) => ch
 
 
 @pytest.fixture(scope="module")
-def demo(_demos: GetDemo) -> Demo:
-    started = _demos("memory")
+def demo(get_demo: GetDemo) -> Demo:
+    started = get_demo("memory")
     visitor = Visitor(started.addresses[0])
     visitor.load()
     visitor.post("click/")

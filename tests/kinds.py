@@ -12,7 +12,7 @@ import pytest
 from dref_django import backends, conf
 from dref_django.backends import Backend, Params
 
-KINDS: Final = ("memory", "redis", "postgres")
+KINDS: Final = ("memory", "raft", "redis", "postgres")
 SERVED: Final = ("redis", "postgres")
 """Those that several processes share."""
 

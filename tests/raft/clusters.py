@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from dref_django.backends import Params
 from dref_django.backends.raft.backend import RaftBackend
-from dref_django.backends.raft.diagnosis import leader_status
+from dref_django.backends.raft.calls import Ask, Question
+from dref_django.backends.raft.diagnosis import ask, leader_status
 from dref_django.exceptions import DRefError
 from dref_django.protocol import Data, Read
 from tests.faults.driver import PATIENCE, Worker
@@ -149,6 +150,13 @@ class Cluster:
         """The number of the node that leads."""
         status = self.status()
         return self.ports.index(int(status["addresses"][status["node"]].rpartition(":")[2]))
+
+    def lead(self, number: int) -> None:
+        """Hands leadership to a node."""
+        status = self.status()
+        (node,) = [id_ for id_, address in status["addresses"].items() if address.endswith(f":{self.ports[number]}")]
+        ask(self.client, Question(Ask.CHANGE, ("transfer", node)))
+        wait_until(lambda: self.leader() == number, f"node {number} to lead", PATIENCE)
 
     def value(self, name: str) -> Data | None:
         (reply,) = self.client.execute([Read(name)])

@@ -6,10 +6,12 @@ node -> client: [0, number, answer, body]  [1, tap, events]  [2, tap, epoch]  [3
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgpack
 
@@ -20,6 +22,10 @@ from .network import CLIENT, places_of
 from .options import Options, Role
 from .transport import Channel, TransportError, dial
 from .wire import WireError, decode_events
+
+
+PATIENCE: Final = 1.5
+"""Seconds in which a node says something to what it is asked."""
 
 
 class NoHost(Exception):
@@ -38,8 +44,11 @@ class Told(IntEnum):
 class Link:
     """As a `calls.Gate`, and for taps. All on the loop of the process's attachment."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, has_others: bool = False) -> None:
+        """`has_others`: there are other nodes to go to when this one does not answer."""
         self._channel = channel
+        self._has_others = has_others
+        self._heard = 0.0
         self._numbers = 0
         self._asked: dict[int, Answered] = {}
         self._taps: dict[int, Tap] = {}
@@ -60,7 +69,7 @@ class Link:
         tls = options.dial_tls
         for place in places:
             try:
-                return cls(await dial(place, secrets, hello, tls=tls))
+                return cls(await dial(place, secrets, hello, tls=tls), has_others=True)
             except (OSError, TransportError) as error:
                 trouble = f"{place}: {error}"
         raise NoHost(f"no node can be reached ({trouble})")
@@ -98,11 +107,25 @@ class Link:
     async def run(self, ready: Callable[[], None], report: Callable[[str], None]) -> None:
         """Until the connection ends."""
         ready()
+        watching = asyncio.ensure_future(self._watch()) if self._has_others else None
         try:
             while True:
                 self._hear(await self._channel.receive())
+                self._heard = time.monotonic()
         except (EOFError, OSError) as error:
             raise NoHost("the connection to the process that hosts the node is lost") from error
+        finally:
+            if watching is not None:
+                watching.cancel()
+
+    async def _watch(self) -> None:
+        """A node that is frozen keeps its connections: leaves it when it has said nothing to what was asked."""
+        asked: set[int] = set()
+        while True:
+            await asyncio.sleep(PATIENCE)
+            if asked & self._asked.keys() and time.monotonic() - self._heard > PATIENCE:
+                self._channel.abort()
+            asked = set(self._asked)
 
     def _hear(self, frame: bytes) -> None:
         try:

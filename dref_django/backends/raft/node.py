@@ -29,10 +29,14 @@ logger = logging.getLogger("dref_django")
 
 TICK: Final = 0.1
 """Seconds between two ticks of the core."""
-ELECTION_TICKS: Final = 10
-"""A follower that hears nothing for this many ticks, up to twice as many, asks for votes."""
+ELECTION_TICKS: Final = 20
+"""A follower that hears nothing for this many ticks, up to twice as many, asks for votes. Long enough for a leader
+whose process is busy: eight threads that burn CPU cost it 0.4 s a round, and a call that holds the GIL comes on top."""
 HURRY: Final = 10
-"""How much faster ticks come while the leader is known to be gone: nobody listens at its address any more."""
+"""How much faster ticks come while there certainly is no leader to be patient with: its process has ended, as nobody
+listens at its address any more; or this node has just started. A wrong guess costs a pre-vote that is refused."""
+START: Final = 10.0
+"""Seconds for which a node that has just started is in a hurry."""
 DOWN_AFTER: Final = 3.0
 """Seconds without a leader after which listeners hear that they may be missing something."""
 COLLECT: Final = 1.0
@@ -58,6 +62,8 @@ class Node:
         self._relay = Relay(lambda leader, frame: self._send(leader, bytes((QUESTION,)) + frame))
         self._leading = _Leading(self)
         self._followed = ("", 0)
+        self._last_leader = ""
+        self._began = asyncio.get_running_loop().time()
         self._handed_over = asyncio.Event()
         self._down: asyncio.TimerHandle | None = None
         driver.on_change = self._changed
@@ -157,11 +163,18 @@ class Node:
     async def _tick(self) -> None:
         """However late this loop is woken, it counts one tick: that it was late says nothing about the others."""
         while True:
-            leader = self.driver.leader
-            hurry = self._network is not None and leader not in ("", self.node_id) and self._network.is_gone(leader)
-            await asyncio.sleep(TICK / HURRY if hurry else TICK)
+            await asyncio.sleep(TICK / HURRY if self._is_in_a_hurry() else TICK)
             self.driver.tick()
             self._relay.tick()
+
+    def _is_in_a_hurry(self) -> bool:
+        if self._network is None or self.driver.role is Role.LEADER:
+            return False
+        if self.driver.leader:
+            self._last_leader = self.driver.leader
+        if not self._last_leader:
+            return asyncio.get_running_loop().time() - self._began < START
+        return self._last_leader != self.node_id and self._network.is_gone(self._last_leader)
 
     async def _keep_house(self) -> None:
         while True:

@@ -23,7 +23,6 @@ from .options import Options, Role
 from .transport import Channel, TransportError, dial
 from .wire import WireError, decode_events
 
-
 PATIENCE: Final = 1.5
 """Seconds in which a node says something to what it is asked."""
 

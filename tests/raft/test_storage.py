@@ -291,6 +291,17 @@ class TestDamage:
                 assert found == states[-2] if place >= before_last else states[-1], place
         assert refused > 60
 
+    def test_commit_mark_that_was_wiped_out_is_found(self, store: Storage, tmp_path: Path) -> None:
+        for index in range(1, 4):
+            store.save(HardState(1), None, log(index, index))
+        damaged = copy(store, tmp_path / "damaged")
+        content = bytearray(wal_of(damaged).read_bytes())
+        marks = [at + 4 for at in range(32, len(content), 24 + 4096) if any(content[at + 4 : at + 8])]
+        content[marks[-2] : marks[-2] + 4] = bytes(4)
+        wal_of(damaged).write_bytes(content)
+        with pytest.raises(StorageError, match="write-ahead log .* is damaged"):
+            Storage.open(damaged, "shop")
+
     def test_flipped_bits_in_the_database_are_found(self, store: Storage, tmp_path: Path) -> None:
         store.save(HardState(2, "a", 3), None, [entry(index, data=b"x" * 150) for index in range(1, 60)])
         store.compact(snapshot(20, data=b"y" * 9000), keep=5)

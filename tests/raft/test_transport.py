@@ -321,16 +321,18 @@ class TestStrangers:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < 2500:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(2500, hard), hard))
-        writers = []
+        strangers = []
         async with accepting() as (listening, address):
             for number in range(1000):
-                writers.append((await stranger(address))[1])
+                strangers.append(await stranger(address))
                 if number % 250 == 0:
                     assert await is_served(address)
             assert await is_served(address)
             assert len(listening._pending) <= acceptor.MAX_PENDING
             await until(lambda: listening.refusals.counts["crowded"] >= 1000 - acceptor.MAX_PENDING)
-        for writer in writers:
+            # The rest was hung up on.
+            await until(lambda: sum(reader.at_eof() for reader, _ in strangers) >= 1000 - acceptor.MAX_PENDING)
+        for _, writer in strangers:
             writer.transport.abort()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

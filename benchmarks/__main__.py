@@ -12,7 +12,18 @@ import platform
 import subprocess
 import sys
 
-QUESTIONS = ("increments", "peek", "latency", "payload", "startup", "memory", "locks", "handover", "renewal")
+QUESTIONS = (
+    "increments",
+    "peek",
+    "latency",
+    "payload",
+    "startup",
+    "memory",
+    "locks",
+    "handover",
+    "renewal",
+    "hot_counters",
+)
 
 
 def main() -> int:

@@ -299,7 +299,7 @@ class TestDamage:
         marks = [at + 4 for at in range(32, len(content), 24 + 4096) if any(content[at + 4 : at + 8])]
         content[marks[-2] : marks[-2] + 4] = bytes(4)
         wal_of(damaged).write_bytes(content)
-        with pytest.raises(StorageError, match="write-ahead log .* is damaged"):
+        with pytest.raises(StorageError, match=r"write-ahead log .* is damaged"):
             Storage.open(damaged, "shop")
 
     def test_flipped_bits_in_the_database_are_found(self, store: Storage, tmp_path: Path) -> None:

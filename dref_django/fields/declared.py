@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast, overload
 
 from django.core.exceptions import FieldError, ValidationError
@@ -120,12 +121,6 @@ class DRefField(_Field, Generic[T]):
         _, _, args, kwargs = self.deconstruct()
         return type(self)(*args, **kwargs)
 
-    def get_internal_type(self) -> str:
-        return "JSONField"  # by it, the XML serializer knows that `value_to_string` is no string yet
-
-    encoder = None
-    """Of the same serializer."""
-
     def get_col(self, alias: str, output_field: Any = None) -> NoReturn:
         raise FieldError(
             f"{self.owner._meta.label}.{self.name} has no column: the database cannot filter, sort or select by it. "
@@ -185,16 +180,23 @@ class DRefField(_Field, Generic[T]):
         data = plain if isinstance(plain, int) and not isinstance(plain, bool) else json.dumps(plain).encode()
         return cast("T", self.schema("json").decode(data))
 
-    def value_to_string(self, obj: models.Model) -> Any:
-        value = self.value_from_object(obj)
-        return None if value is None else self.to_plain(value)
+    def value_to_string(self, obj: models.Model) -> str:
+        """JSON; serializers ask for it where the value is neither None nor a number or date."""
+        return json.dumps(self.to_plain(self.value_from_object(obj)), ensure_ascii=False)
 
     def to_python(self, value: Any) -> T:
-        """Of what a serializer has written."""
+        """Of what a serializer has written, or a person into a fixture: JSON as text, or plain values."""
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = json.loads(value)
         try:
             return self.of_plain(value)
-        except (DRefError, ValueError) as error:
+        except (DRefError, ValueError, TypeError) as error:
             raise ValidationError(str(error), code="invalid") from error
+
+    def clean(self, value: Any, model_instance: models.Model | None) -> Any:
+        """Of `Model.full_clean()`, which is handed the ref: what is staged was checked when it was assigned."""
+        return value
 
     def get_default(self) -> Any:
         return self.ref_default() if callable(self.ref_default) else self.ref_default
@@ -245,15 +247,6 @@ class DRefCounterField(DRefField[int]):
     def get_internal_type(self) -> str:
         return "BigIntegerField"
 
-    def value_to_string(self, obj: models.Model) -> str:
-        return str(self.value_from_object(obj))
-
-    def to_python(self, value: Any) -> int:
-        try:
-            return super().to_python(int(value))
-        except (TypeError, ValueError) as error:
-            raise ValidationError(f"{value!r} is no integer", code="invalid") from error
-
     def form_class(self) -> type[forms.Field]:
         from .forms import CounterFormField
 
@@ -287,6 +280,7 @@ class DRefFlagField(DRefField[bool]):
         return str(self.value_from_object(obj))
 
     def to_python(self, value: Any) -> bool:
+        """Django's serializers write True as `True`."""
         return super().to_python({"True": True, "False": False}.get(value, value))
 
     def form_class(self) -> type[forms.Field]:

@@ -7,6 +7,7 @@ value that somebody else has changed meanwhile; saving is a compare-and-set, so 
 from __future__ import annotations
 
 import json
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from django import forms
@@ -14,12 +15,11 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from dref_django.binding import UNSET
-from dref_django.exceptions import Conflict, DRefError
+from dref_django.exceptions import DRefError
 from dref_django.protocol import INT_MAX, INT_MIN
 
-from . import lifecycle, notes
-from .notes import Staged
+from . import notes
+from .notes import Edited, Staged
 
 if TYPE_CHECKING:
     from .declared import DRefField
@@ -28,6 +28,16 @@ _Base = forms.Field
 
 SHOWN: Final = "_dref_shown"
 """On the instance of a form between its validation and its saving: what the form had shown, by field."""
+
+
+class _Marks(Enum):
+    NEW = 1
+    """The row is not in the database yet: what is entered is staged."""
+    DONE = 2
+    """The instance has been given what was entered."""
+
+
+NEW, DONE = _Marks.NEW, _Marks.DONE
 
 
 class RefFormField(_Base):
@@ -49,15 +59,14 @@ class RefFormField(_Base):
         except DRefError as error:
             raise ValidationError(str(error), code="invalid") from error
         row = getattr(self._form, "instance", None)
-        if isinstance(row, models.Model) and not row._state.adding and not self.disabled:
-            self._compare(row, new)
+        if isinstance(row, models.Model):
+            shown = NEW if row._state.adding else DONE if self.disabled else self._shown()
+            vars(row).setdefault(SHOWN, {})[self.ref_field.name] = shown
+            if shown is not NEW and shown is not DONE and new != shown:
+                self._compare(row, shown)
         return new
 
-    def _compare(self, row: models.Model, new: Any) -> None:
-        shown = self._shown()
-        vars(row).setdefault(SHOWN, {})[self.ref_field.name] = shown
-        if new == shown:
-            return
+    def _compare(self, row: models.Model, shown: Any) -> None:
         ref = getattr(row, self.ref_field.name)
         current = ref._run(ref._now())
         if current != shown:
@@ -130,19 +139,17 @@ class JsonFormField(RefFormField):
 
 
 def save_edit(field: DRefField[Any], row: models.Model, new: Any) -> None:
-    """Called by the form when the row is saved. Raises `Conflict`, which rolls the row's transaction back as well, when
-    the value is not the one that the form had shown."""
+    """Called by the form when it is valid, and once more when the row is saved; the row is given the edit once."""
     shown: dict[str, Any] = vars(row).get(SHOWN, {})
-    ref = getattr(row, field.name)
     if field.name not in shown:
-        if ref.loaded != new:  # a new row
+        raise TypeError(
+            f"the form's own field {field.name!r} does not say what it has shown; make it with "
+            f"{field.owner.__name__}._meta.get_field({field.name!r}).formfield()"
+        )
+    before = shown[field.name]
+    shown[field.name] = DONE
+    if before is NEW:
+        if new != field.decode(None):
             notes.put(row, field.name, Staged(new))
-            lifecycle.write_staged(row, ref.database)
-        return
-    before = shown.pop(field.name)
-    if new == before:
-        return
-    absent = before is None and field.ref_default is UNSET
-    done = ref.set_if_absent(new) if absent else ref.compare_and_set(before, new)
-    if not done:
-        raise Conflict(f"{ref.name!r} was changed by somebody else while it was edited in a form; nothing was written")
+    elif before is not DONE and new != before:
+        notes.put(row, field.name, Edited(before, new))

@@ -16,7 +16,8 @@ from django.db.models import signals
 
 from dref_django import backends, workspace
 from dref_django.backends.base import Backend
-from dref_django.exceptions import DRefError
+from dref_django.binding import UNSET
+from dref_django.exceptions import Conflict, DRefError
 from dref_django.flows import refuse_running_loop
 from dref_django.op_ids import new_op_id
 from dref_django.protocol import Delete, Reply, Write
@@ -58,7 +59,21 @@ def _saved(
     **_: object,
 ) -> None:
     if update_fields is None:  # else only what it names is saved, and a field without column is never among it
+        _compare_edited(instance)
         write_staged(instance, using)
+
+
+def _compare_edited(row: models.Model) -> None:
+    """At once, so that a conflict rolls the row's transaction back as well."""
+    for name, (shown, value) in notes.edited(row):
+        field = declared.ref_field(type(row), name)
+        ref = getattr(row, name)
+        absent = shown is None and field.ref_default is UNSET
+        if not (ref.set_if_absent(value) if absent else ref.compare_and_set(shown, value)):
+            raise Conflict(
+                f"{ref.name!r} was changed by somebody else while it was edited in a form; it was not written"
+            )
+        notes.drop(row, name)
 
 
 def write_staged(row: models.Model, using: str) -> None:

@@ -28,6 +28,13 @@ class Staged(NamedTuple):
     value: Any
 
 
+class Edited(NamedTuple):
+    """Entered in a form, to be compared and set when the row is saved."""
+
+    shown: Any
+    value: Any
+
+
 class Loaded(NamedTuple):
     """Read together with the rows of a page."""
 
@@ -37,12 +44,12 @@ class Loaded(NamedTuple):
     data: Data | None
 
 
-Note: TypeAlias = Staged | Loaded
+Note: TypeAlias = Staged | Edited | Loaded
 
 
 def note_of(row: models.Model, field: str) -> Note | None:
     found = row.__dict__.get(CACHE, {}).get(field)
-    return found if isinstance(found, Staged | Loaded) else None
+    return found if isinstance(found, Staged | Edited | Loaded) else None
 
 
 def put(row: models.Model, field: str, note: Note) -> None:
@@ -56,4 +63,10 @@ def drop(row: models.Model, field: str) -> None:
 def staged(row: models.Model) -> Iterator[tuple[str, Staged]]:
     for name, note in row.__dict__.get(CACHE, {}).items():
         if isinstance(note, Staged):
+            yield name, note
+
+
+def edited(row: models.Model) -> Iterator[tuple[str, Edited]]:
+    for name, note in list(row.__dict__.get(CACHE, {}).items()):
+        if isinstance(note, Edited):
             yield name, note

@@ -14,7 +14,7 @@ from dref_django.protocol import Read, Reply
 from dref_django.streams import get_hub
 
 from . import declared, lifecycle, notes
-from .notes import Loaded, Staged
+from .notes import Edited, Loaded, Staged
 
 M = TypeVar("M", bound=models.Model)
 
@@ -55,7 +55,7 @@ def _wanted(rows: Iterable[models.Model], names: Sequence[str]) -> dict[str, _Wa
         if row.pk is None or row._state.adding:
             continue
         for field in fields[model]:
-            if not isinstance(notes.note_of(row, field.name), Staged):
+            if not isinstance(notes.note_of(row, field.name), Staged | Edited):
                 name = field.pattern.name(row.pk, field.database_of(row))
                 wanted.setdefault(field.ref_using, []).append((row, field.name, name))
     return wanted

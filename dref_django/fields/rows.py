@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from django.core.validators import EMPTY_VALUES
 from django.db import models, router
 
 from dref_django.binding import BaseRef
@@ -13,7 +14,7 @@ from dref_django.protocol import Data, Read, Reply
 from dref_django.refs import Counter, DRef, Flag
 
 from . import notes
-from .notes import Loaded, Staged, UnsavedRow
+from .notes import Edited, Loaded, Staged, UnsavedRow
 
 if TYPE_CHECKING:
     from .declared import DRefField
@@ -63,6 +64,14 @@ class RowRef(DRef[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._field.name!r} of {self._field.owner._meta.label} {self._pk!r}>"
 
+    def __eq__(self, other: object) -> bool:
+        """The admin asks of everything that it shows whether it is one of these; any other value is still refused."""
+        if any(other is empty for empty in EMPTY_VALUES):
+            return False
+        return super().__eq__(other)
+
+    __hash__ = DRef.__hash__
+
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} cannot be pickled or copied: take its value, or its row.")
 
@@ -80,7 +89,7 @@ class RowRef(DRef[T]):
         The default (None without one) where there is no value, also for a row that is not saved yet.
         """
         match self._note_of_row():
-            case Staged(value):
+            case Staged(value) | Edited(_, value):
                 return cast("T", value)
             case Loaded(_, _, data):
                 return self._field.decode(data)
@@ -169,5 +178,7 @@ class Attribute:
 
     def __set__(self, row: models.Model, value: Any) -> None:
         """Stages the value. Raises `InvalidValue` at once for one that the field cannot hold."""
+        if isinstance(value, RowRef) and value._row is row and value._field.name == self.field.name:
+            return  # Django's full_clean() assigns what it has looked at
         self.field.check_value(value)
         notes.put(row, self.field.name, Staged(value))

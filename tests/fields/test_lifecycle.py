@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from dref_django import InvalidValue, join_transaction
 from dref_django.backends import Backend
 from dref_django.fields import DRefQuerySet, UnsavedRow
 from dref_django.protocol import Read
+from tests.fields.counted import sent
 from tests.fields.shop.models import Article, Author, Mood, Pinned, Review, Topic
 
 # Only the tables of these apps are emptied after each test, which is what takes the time.
@@ -28,21 +28,6 @@ Articles = DRefQuerySet[Article]
 
 def stored(backend: Backend, *names: str) -> list[Any]:
     return [backend.execute([Read(name)])[0].data for name in names]
-
-
-@contextmanager
-def sent(backend: Backend) -> Iterator[list[Any]]:
-    """The batches that are executed meanwhile."""
-    batches: list[Any] = []
-    execute = backend.execute
-
-    def counted(commands: Any, **options: Any) -> Any:
-        batches.append(commands)
-        return execute(commands, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "execute", counted)
-        yield batches
 
 
 def refs_of(article: Article) -> list[str]:

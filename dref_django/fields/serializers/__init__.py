@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from django.db import models
 
+from dref_django.binding import UNSET
 from dref_django.fields.declared import ref_fields
 from dref_django.fields.querysets import prefetch_refs
 
@@ -50,5 +51,6 @@ class WithRefs(_Serializer):
 
     def end_object(self, obj: models.Model) -> None:
         for field in self._own(type(obj)):
-            self.handle_field(obj, field)
+            if field.ref_default is not UNSET or field.value_from_object(obj) is not None:
+                self.handle_field(obj, field)
         super().end_object(obj)

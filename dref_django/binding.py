@@ -15,6 +15,7 @@ from .cells import Cell, Near
 from .codecs import Schema, get_codec, type_of_default
 from .exceptions import CounterOverflow, InvalidValue, NotFound
 from .flows import Await, Flow, adrive, drive
+from .history import recorded
 from .hub import Hub
 from .protocol import INT_MAX, INT_MIN, Data, Read, Reply, check_name
 from .streams import get_hub, start_registered
@@ -62,7 +63,9 @@ class BaseRef(Generic[T]):
         using: str = conf.DEFAULT_ALIAS,
         codec: str | None = None,
         group: str | None = None,
+        history: int = 0,
     ) -> None:
+        self._history = _checked_history(history)
         self._given_name = None if name is None else naming.grouped(check_name(name), group)
         self._group = group
         self._default = default
@@ -189,15 +192,25 @@ class BaseRef(Generic[T]):
         return type_of_default(default() if callable(default) else default)
 
     def _run(self, flow: Flow[R]) -> R:
+        if self._history:
+            flow = recorded(self.name, flow, self._history)
         return drive(workspace.executor(self._bind().backend), flow)
 
     async def _arun(self, flow: Flow[R]) -> R:
+        if self._history:
+            flow = recorded(self.name, flow, self._history)
         return await adrive(workspace.executor(self._bind().backend), flow)
 
     def _copy(self, value: T) -> T:
         """Another object than `value` where a caller could change it in place."""
         schema = self._bind().schema
         return value if schema.shares(value) else cast("T", schema.decode(schema.encode(value)))
+
+
+def _checked_history(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"history is the number of changes to remember, 0 or more, not {number!r}")
+    return number
 
 
 def checked_amount(name: str, amount: Any) -> int:

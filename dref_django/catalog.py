@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from . import backends, conf, streams
+from . import backends, conf, history, streams
 from .binding import known_ref
 from .codecs import Schema, get_codec
 from .codecs.typed import title_of
@@ -91,10 +91,18 @@ class StoredRef:
     def text(self) -> str | None:
         """The value as JSON that `encoded` takes back unchanged; None when JSON has no such text."""
         try:
-            found = _json_schema(self.name, self.using).encode(self.value())
+            return text_of(self.name, self.value(), using=self.using)
         except DRefError:
             return None
-        return str(found) if isinstance(found, int) else found.decode("ascii")
+
+
+def text_of(name: str, value: Any, *, using: str = conf.DEFAULT_ALIAS) -> str | None:
+    """A value of that ref as JSON that `encoded` takes back unchanged; None when JSON has no such text."""
+    try:
+        found = _json_schema(name, using).encode(value)
+    except DRefError:
+        return None
+    return str(found) if isinstance(found, int) else found.decode("ascii")
 
 
 def label(name: str) -> str:
@@ -102,7 +110,8 @@ def label(name: str) -> str:
 
 
 def is_reserved(name: str) -> bool:
-    return GROUP_SEPARATOR in name and name.startswith(RESERVED)
+    """Whether it is a record of our own: of a group that begins with "dref.", or the history of a ref."""
+    return GROUP_SEPARATOR in name and (name.startswith(RESERVED) or name.endswith(history.SUFFIX))
 
 
 def checked(name: str) -> str:
@@ -161,7 +170,7 @@ def branches(prefix: str, *, using: str = conf.DEFAULT_ALIAS) -> tuple[list[str]
         after = reply.cursor
         if names:
             own = is_reserved(names[0])
-            branch = names[0].partition(GROUP_SEPARATOR)[0] + GROUP_SEPARATOR if own else _branch(names[0], prefix)
+            branch = _own_group(names[0]) if own else _branch(names[0], prefix)
             if branch and not own:
                 found.append(branch)
             if branch and after:
@@ -169,6 +178,11 @@ def branches(prefix: str, *, using: str = conf.DEFAULT_ALIAS) -> tuple[list[str]
         if not after:
             return found, True
     return found, False
+
+
+def _own_group(name: str) -> str:
+    """What all names of that group begin with, "" where others are among them (the history of a ref)."""
+    return name.partition(GROUP_SEPARATOR)[0] + GROUP_SEPARATOR if name.startswith(RESERVED) else ""
 
 
 def _branch(name: str, prefix: str) -> str:
@@ -209,11 +223,18 @@ def put(
     else, with nothing changed, what is stored instead: a `StoredRef` of size 0 without data when the value is gone.
     """
     backend = backends.get_backend(using)
-    reply = drive(backend, _put(checked(name), data, expect, ttl))
+    ref = known_ref(name, using)
+    flow = _put(checked(name), data, expect, ttl)
+    reply = drive(backend, history.recorded(name, flow, 0 if ref is None else ref._history))
     if reply.status is Status.APPLIED:
         streams.get_hub(backend).note(name, reply.version, data, reply.left)
         return None
     return _found(name, reply, using) or StoredRef(name, ABSENT, 0, None, None, using)
+
+
+def records(name: str, *, using: str = conf.DEFAULT_ALIAS) -> list[history.Record]:
+    """The changes of a ref that are remembered, the newest first; none where nobody asked for history."""
+    return drive(backends.get_backend(using), history.read(checked(name), _schema(name, using).decode))
 
 
 def _put(name: str, data: Data, expect: int | None, ttl: float | _Keep | None) -> Flow[Reply]:

@@ -18,6 +18,8 @@ from .deltas import make_splice
 from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, WrongKind
 from .flows import Call, Flow
 from .held import Held
+from .history import Record
+from .history import read as read_history
 from .hot_counters import HotCounter
 from .hub import FeedStatus
 from .leasing import Grant, give, hold, take
@@ -68,6 +70,7 @@ class DRef(BaseRef[T]):
     - `using`: the alias in `DREF_BACKENDS`. `codec`: instead of the back end's.
     - `group`: refs of one group lie in one slot of a Redis Cluster, so that they can be changed in one atomic step;
       the group is part of the ref's identity.
+    - `history`: how many changes to remember, see `history()`. Then each change takes one more round trip.
 
     Reads are linearizable (see the guarantee table in the README for what each back end means by that). Every method
     raises `Unavailable` when the back end cannot be reached within its TIMEOUT (nothing was changed), and the changing
@@ -251,6 +254,19 @@ class DRef(BaseRef[T]):
         """
         return Subscription(self._using, self._decode, callback, name=self.name, every=every, buffer=buffer)
 
+    # --- what was -----------------------------------------------------------------------------------------------
+
+    def history(self) -> list[Record]:
+        """The changes that are remembered, the newest first: when, who, from what to what. See `history.py`.
+
+        Those of processes that declare the ref with `history=`, and of the admin and `manage.py dref`; written in the
+        same atomic step as the change. At most 64 KB are kept, and of values beyond 4 KB only that they were large.
+        """
+        return self._run(read_history(self.name, self._bind().schema.decode))
+
+    async def ahistory(self) -> list[Record]:
+        return await self._arun(read_history(self.name, self._bind().schema.decode))
+
     # --- flows --------------------------------------------------------------------------------------------------
 
     def _get(self, max_staleness: float | None) -> Flow[T]:
@@ -431,6 +447,7 @@ class Counter(DRef[int]):
             *,
             using: str = conf.DEFAULT_ALIAS,
             group: str | None = None,
+            history: int = 0,
         ) -> Self: ...
 
         def __new__(cls, *args: Any, **options: Any) -> Any: ...
@@ -442,8 +459,8 @@ class Counter(DRef[int]):
                 return HotCounter(*args, **options)
             return super().__new__(cls)
 
-        def __init__(self, name=None, default=0, *, using=conf.DEFAULT_ALIAS, group=None):
-            super().__init__(name, default, type=int, using=using, group=group)
+        def __init__(self, name=None, default=0, *, using=conf.DEFAULT_ALIAS, group=None, history=0):
+            super().__init__(name, default, type=int, using=using, group=group, history=history)
 
     def increment(self, amount: int = 1) -> int:
         """Adds `amount` and returns the new value; an absent counter starts from its default. Keeps the time to live.
@@ -499,8 +516,9 @@ class Flag(DRef[bool]):
         *,
         using: str = conf.DEFAULT_ALIAS,
         group: str | None = None,
+        history: int = 0,
     ) -> None:
-        super().__init__(name, default, type=bool, using=using, group=group)
+        super().__init__(name, default, type=bool, using=using, group=group, history=history)
 
     def toggle(self) -> bool:
         """Turns the flag over, atomically, and returns its new value."""

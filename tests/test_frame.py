@@ -24,20 +24,10 @@ LAYERS = [
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
     {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
-    | {"flushing", "on_commit", "op_ids", "sums", "workspace"},
-    {
-        "binding",
-        "catalog",
-        "elections",
-        "fenced_models",
-        "fencing",
-        "hot_counters",
-        "inspection",
-        "locks",
-        "partitions",
-        "refs",
-    }
-    | {"run_once", "semaphores", "transactions"},
+    | {"flushing", "op_ids", "sums", "workspace"},
+    {"binding", "catalog", "elections", "fenced_models", "fencing", "history", "hot_counters", "inspection", "locks"}
+    | {"on_commit", "partitions", "refs"}
+    | {"attendance", "presence", "run_once", "semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "commandline", "fields", "health", "live", "management", "metrics"}
     | {"migrations", "models", "pytest_plugin", "signals", "templatetags", "testing", "tracing"},  # the Django edges
 ]

@@ -12,6 +12,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 
 from dref_django import catalog
 from dref_django.exceptions import CounterOverflow, DRefError, InvalidName, InvalidValue, ValueTooLarge
+from dref_django.history import TooLarge, acting
 from dref_django.live import render
 from dref_django.live.view import view_of
 
@@ -99,6 +100,7 @@ def _show(frame: Frame, ref: catalog.StoredRef | None, name: str, **more: Any) -
         "editable": ref is None or text is not None,
         "entered": None if text is None else _indented(text),
         "back": frame.url("changelist"),
+        "changes": _changes(frame, name),
         **more,
     }
     return frame.render("ref.html", context, HTTPStatus.CONFLICT if more.get("conflict") else HTTPStatus.OK)
@@ -115,13 +117,30 @@ def _change(frame: Frame, request: HttpRequest, name: str, before: catalog.Store
     old = "no value" if before is None else _shortly(before)
     message = f"Changed from {shortened(old)} to {shortened(entered)}"
     with traced(request, catalog.label(name), message, object_id=name) as trace:
-        other = catalog.put(name, data, expect=int(seen), using=frame.using)
+        with acting(request.user.get_username()):
+            other = catalog.put(name, data, expect=int(seen), using=frame.using)
         if other is not None:
             trace.forget()
     if other is not None:
         return _show(frame, None if other.data is None else other, name, entered=entered, conflict=True)
     messages.success(request, f"{catalog.label(name)} was changed.")
     return HttpResponseRedirect(frame.url("change", object_id=name))
+
+
+def _changes(frame: Frame, name: str) -> list[dict[str, Any]]:
+    """The history, each with the text that brings the value before it back, where there is such a text."""
+    found = []
+    for record in catalog.records(name, using=frame.using):
+        text = None if isinstance(record.old, TooLarge | None) else catalog.text_of(name, record.old, using=frame.using)
+        found.append({"record": record, "old": _display(record.old), "new": _display(record.new), "revert": text})
+    return found
+
+
+def _display(value: Any) -> str:
+    try:
+        return repr(value) if isinstance(value, TooLarge) else render.display(view_of(value))
+    except DRefError:
+        return repr(value)
 
 
 def _pretty(ref: catalog.StoredRef) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 from collections.abc import Callable
 from typing import Any
 
@@ -42,3 +43,11 @@ def number(least: float, what: str) -> Callable[[str], float]:
 
     parse.__name__ = what
     return parse
+
+
+def user_name() -> str:
+    """Who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have no name
+        return "a user without a name"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import logging
 from typing import Any
 
@@ -13,7 +12,7 @@ from dref_django import inspection
 from dref_django.naming import grouped
 
 from . import exits
-from .arguments import add_json, add_using
+from .arguments import add_json, add_using, user_name
 from .printing import write_json
 
 logger = logging.getLogger("dref_django")
@@ -34,8 +33,13 @@ def handle(options: dict[str, Any], out: OutputWrapper, err: OutputWrapper) -> i
     name = grouped(options["name"], options["group"])
     broken = inspection.break_lock(name, token=options["token"], kind=options["kind"], using=options["using"])
     if broken:
-        extra = {"dref_event": "lock_broken", "dref_kind": options["kind"], "dref_name": name, "dref_actor": _user()}
-        logger.warning("dref: %s %r was broken by %s", options["kind"], options["name"], _user(), extra=extra)
+        extra = {
+            "dref_event": "lock_broken",
+            "dref_kind": options["kind"],
+            "dref_name": name,
+            "dref_actor": user_name(),
+        }
+        logger.warning("dref: %s %r was broken by %s", options["kind"], options["name"], user_name(), extra=extra)
     if options["json"]:
         write_json(out, {"kind": options["kind"], "name": options["name"], "broken": broken})
     elif broken:
@@ -44,10 +48,3 @@ def handle(options: dict[str, Any], out: OutputWrapper, err: OutputWrapper) -> i
         held = f"not under token {options['token']}" if options["token"] else "by nobody"
         err.write(f"{options['kind']} {options['name']!r} is held {held}.")
     return exits.OK if broken else exits.NO
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user may have no name
-        return "a user without a name"

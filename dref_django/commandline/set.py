@@ -10,10 +10,11 @@ from django.core.management.base import CommandError, OutputWrapper
 
 from dref_django import catalog
 from dref_django.exceptions import InvalidValue, ValueTooLarge
+from dref_django.history import acting
 from dref_django.protocol import ABSENT
 
 from . import exits
-from .arguments import add_ref, number, ref_name
+from .arguments import add_ref, number, ref_name, user_name
 from .printing import ref_record, shown_value, write_json
 
 HELP = "Sets the value of a ref, from any version or from one only."
@@ -37,7 +38,8 @@ def handle(options: dict[str, Any], out: OutputWrapper, err: OutputWrapper) -> i
     except (InvalidValue, ValueTooLarge) as error:
         raise CommandError(str(error), returncode=exits.USAGE) from error
     expect = ABSENT if options["if_absent"] else options["if_version"]
-    other = catalog.put(name, data, expect=expect, ttl=options["ttl"], using=using)
+    with acting(f"{user_name()} (shell)"):
+        other = catalog.put(name, data, expect=expect, ttl=options["ttl"], using=using)
     if other is None:
         return exits.OK
     if options["json"]:

@@ -171,3 +171,31 @@ class TestOne:
         page = text_of(superuser.get(change_url("tags")))
         assert "<textarea" not in page
         assert "cannot be changed here" in page
+
+
+class TestHistory:
+    def test_shows_who_changed_what_and_takes_it_back(self, superuser: Client) -> None:
+        mood: DRef[Any] = DRef("mood", None, history=10)
+        mood.set("old")
+        page = superuser.get(change_url("mood"))
+        superuser.post(change_url("mood"), {"version": version_in(page), "value": '"new"'})
+        page = superuser.get(change_url("mood"))
+        newest = page.context["changes"][0]
+        assert (newest["record"].actor, newest["old"], newest["new"]) == ("superuser", "old", "new")
+        superuser.post(change_url("mood"), {"version": version_in(page), "value": newest["revert"]})
+        assert mood.get() == "old"
+        assert [record.new for record in mood.history()] == ["old", "new", "old"]
+
+    def test_goes_on_where_the_ref_is_not_declared(self, superuser: Client) -> None:
+        mood: DRef[Any] = DRef("mood", None, history=10)
+        mood.set("old")
+        del mood
+        page = superuser.get(change_url("mood"))
+        superuser.post(change_url("mood"), {"version": version_in(page), "value": '"new"'})
+        assert [change["new"] for change in superuser.get(change_url("mood")).context["changes"]] == ["new", "old"]
+
+    def test_none_is_begun_by_the_admin(self, superuser: Client) -> None:
+        anything("mood").set("old")
+        page = superuser.get(change_url("mood"))
+        superuser.post(change_url("mood"), {"version": version_in(page), "value": '"new"'})
+        assert superuser.get(change_url("mood")).context["changes"] == []

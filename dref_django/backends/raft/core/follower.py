@@ -73,7 +73,7 @@ class Follower:
         self._elapsed += 1
         self._give_up_reads()
         replica = self._replica
-        if replica.members.voters == {replica.node_id} and replica.is_electable():
+        if replica.members.voters == {replica.node_id}:
             replica.campaign(pre=True)  # there is no one to wait for
         elif self._elapsed >= self._timeout:
             if replica.is_electable():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .hot_counters import HotCounter
     from .locks import Lock, lock
     from .partitions import Partitions
+    from .presence import Presence
     from .refs import Counter, DRef, Flag, watch
     from .run_once import once
     from .semaphores import ReadWriteLock, Semaphore
@@ -59,6 +60,7 @@ _HOMES = {
     "hot_counters": ("HotCounter",),
     "locks": ("Lock", "lock"),
     "partitions": ("Partitions",),
+    "presence": ("Presence",),
     "refs": ("Counter", "DRef", "Flag", "watch"),
     "run_once": ("once",),
     "semaphores": ("ReadWriteLock", "Semaphore"),
@@ -86,6 +88,7 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Partitions",
+    "Presence",
     "ReadWriteLock",
     "Semaphore",
     "Unavailable",

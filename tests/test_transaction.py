@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 
 from dref_django import (
@@ -79,6 +80,13 @@ class TestBlock:
             await asyncio.gather(*(a.aupdate(lambda number: number + 1) for _ in range(20)), b.aset("x"))
             assert await a.aget() == 20
         assert (await a.aget(), await b.aget()) == (20, "x")
+
+    async def test_blocking_code_behind_sync_to_async_is_inside(self) -> None:
+        a = Counter("a")
+        async with transaction():
+            assert await sync_to_async(a.increment)() == 1
+            assert elsewhere(a.get) == 0
+        assert await a.aget() == 1
 
     def test_body_that_raises_changes_nothing(self) -> None:
         a, b = Counter("a"), DRef("b", {"x": 1})

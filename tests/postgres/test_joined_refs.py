@@ -10,6 +10,7 @@ import pytest
 from django.db import transaction
 
 from dref_django import Conflict, Counter, DRef, backends, join_transaction
+from dref_django import transaction as several
 from dref_django.backends.base import Params
 from dref_django.backends.postgres import PostgresBackend
 
@@ -68,3 +69,33 @@ def test_update_is_not_retried_within_a_joined_transaction() -> None:
         settings.update(append)
     assert calls == [[1]]
     assert settings.get() == [7]
+
+
+def test_transaction_of_several_refs_is_part_of_the_joined_one() -> None:
+    stock, sold = Counter("stock", 10), Counter("sold")
+    for rolled_back in (True, False):
+        with transaction.atomic("pg"), join_transaction():
+            with several():
+                stock.decrement()
+                sold.increment()
+                assert elsewhere(sold.get) == 0
+            assert (stock.get(), sold.peek()) == (9, 1)
+            assert elsewhere(sold.get) == 0
+            transaction.set_rollback(rolled_back, using="pg")
+    assert (stock.get(), sold.get()) == (9, 1)
+
+
+def test_conflict_of_several_refs_is_not_run_again_within_the_joined_one() -> None:
+    stock, sold = Counter("stock", 10), Counter("sold")
+    calls = []
+
+    @several
+    def sell() -> None:
+        calls.append(stock.get())
+        elsewhere(stock.increment)
+        sold.increment()
+
+    with pytest.raises(Conflict, match="'stock'"):
+        with transaction.atomic("pg"), join_transaction():
+            sell()
+    assert (calls, sold.get()) == ([10], 0)

@@ -99,3 +99,12 @@ def test_conflict_of_several_refs_is_not_run_again_within_the_joined_one() -> No
         with transaction.atomic("pg"), join_transaction():
             sell()
     assert (calls, sold.get()) == ([10], 0)
+
+
+def test_change_on_commit_follows_the_joined_one() -> None:
+    visits = Counter("visits")
+    with transaction.atomic("pg"):
+        visits.on_commit("pg").increment()
+        with join_transaction():
+            visits.set(10)
+    assert visits.get() == 11

@@ -67,6 +67,8 @@ activity = DRef[list[str]]("demo.activity", default=list, type=list[str])
 chat = DRef[list[Message]]("demo.chat", default=list, type=list[Message])
 pulse = DRef("demo.pulse", default=Pulse())
 report = DRef("demo.report", default=Report())
+truth = DRef[dict[str, str]]("demo.truth", default=dict, type=dict[str, str])
+"""What the back end says of itself: its server, or the cluster that the processes are."""
 step_down = DRef("demo.step-down", default=0)
 """The token of the leader that is asked to make room."""
 

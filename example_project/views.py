@@ -57,6 +57,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "moods": [(field.name, f"{field.name} weather") for field in dataclasses.fields(refs.Moods)],
         "is_closed": refs.maintenance.get(),
         "report": refs.report.get(),
+        "truth": refs.truth.get(),
         "activities": refs.activity.get(),
         "messages": refs.chat.get(),
         "message_size": refs.MESSAGE_SIZE,

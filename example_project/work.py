@@ -14,7 +14,7 @@ from typing import Final
 
 from django.utils import timezone
 
-from dref_django import Change, DRefError, Election, LockTimeout, lock
+from dref_django import Change, DRefError, Election, LockTimeout, backends, lock
 
 from . import refs
 
@@ -24,6 +24,8 @@ PERIOD: Final = 1.0  # seconds
 LEASE: Final = 3.0
 SHY: Final = 2 * PERIOD
 """Seconds for which a leader that made room leaves the election to the others."""
+FACTS: Final = 5
+"""Every so many beats the leader asks the back end about itself, and tells so many facts."""
 STEPS: Final = 10
 STEP: Final = 0.3  # seconds
 
@@ -59,7 +61,7 @@ class Worker:
     def _lead(self) -> None:
         with self.election.lead(timeout=None) as term:
             since = timezone.now().isoformat(timespec="seconds")
-            write_ms = 0.0
+            write_ms, beat = 0.0, 0
             while refs.step_down.get() != term.token:
                 term.check()
                 self._asked.clear()
@@ -67,6 +69,10 @@ class Worker:
                 word = refs.Pulse(self.port, term.token, since, time.time(), round(write_ms, 2))
                 refs.pulse.set(word, ttl=LEASE)
                 write_ms = (time.perf_counter() - started) * 1000
+                if beat % FACTS == 0:
+                    facts = list(backends.get_backend().facts().items())[:FACTS]
+                    refs.truth.set({name: str(fact) for name, fact in facts}, ttl=10 * FACTS * PERIOD)
+                beat += 1
                 self._asked.wait(PERIOD)
         time.sleep(SHY)
 

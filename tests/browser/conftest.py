@@ -1,5 +1,6 @@
 """One browser for the run, and the demo on each back end, started on first use."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,8 +42,11 @@ def demo(request: pytest.FixtureRequest, get_demo: GetDemo) -> Demo:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go; pytest keeps the directories of the last three runs."""
-    return tmp_path_factory.mktemp("screenshots")
+    """Where screenshots go: where DREF_SCREENSHOTS says, else a directory that pytest keeps for three runs."""
+    asked = os.environ.get("DREF_SCREENSHOTS")
+    directory = Path(asked) if asked else tmp_path_factory.mktemp("screenshots")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 @pytest.fixture

@@ -8,10 +8,19 @@ import pytest
 
 from example_project.demo import Demo, Visitor
 from tests.browser.chrome import Chrome, Page
+from tests.browser.conftest import GetDemo
 from tests.proxy import TcpProxy
 
 LIVE = "document.documentElement.dataset.drefStatus === 'connected'"
 LOST = "document.documentElement.dataset.drefStatus === 'reconnecting'"
+DRAWN = "[...document.querySelectorAll('dref-chart')].every((chart) => chart.chart && chart.chart.plot)"
+SMALL_TALK = [
+    "Good morning! Which port are you on?",
+    "The first one. And you?",
+    "The other. I see your clicks at once.",
+    "Shall I kill the leader?",
+    "Please do. It takes three seconds.",
+]
 
 
 def opened(page: Page, address: str) -> Page:
@@ -130,17 +139,78 @@ def test_value_is_on_the_page_without_javascript_and_forms_work(demo: Demo, chro
         page.wait_for_text("#clicks", f"{before + 1:,}")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1100, 900), (360, 900)], ids=["desk", "phone"])
-def test_page_fits_its_window(demo: Demo, chrome: Chrome, pictures: Path, scheme: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("width", [1200, 820, 360, 320])
+def test_page_fits_its_window(chrome: Chrome, get_demo: GetDemo, width: int) -> None:
     with chrome.page() as page:
-        page.look(width=size[0], height=size[1], scheme=scheme)
-        opened(page, demo.addresses[0])
-        page.click("[action$='moods/cloudy/'] button")
-        page.wait_for("document.querySelector('#activity').textContent.includes('voted cloudy')")
+        page.look(width=width, height=900, scheme="light")
+        opened(page, get_demo("raft").addresses[0])
+        page.wait_for(DRAWN)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
-        page.wait_for("document.getAnimations().length === 0")
-        picture = pictures / f"{demo.backend}-{size[0]}-{scheme}.png"
-        page.screenshot(picture)
-        width, _ = struct.unpack(">II", picture.read_bytes()[16:24])
-        assert width == size[0]
+
+
+def test_message_on_one_page_appears_in_the_chat_of_another(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as saying, chrome.page() as hearing:
+        opened(saying, demo.addresses[-1])
+        opened(hearing, demo.addresses[0])
+        text = f"is <b>anybody</b> there? {demo.ports[-1]}"
+        saying.evaluate(f"void (document.querySelector('#text').value = {text!r})")
+        saying.click(".say button")
+        for page in (hearing, saying):
+            page.wait_for_text("#chat li:last-child span", text)
+        assert saying.evaluate("document.querySelector('#text').value") == ""
+
+
+def test_report_is_written_once_at_a_time(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as page:
+        opened(page, demo.addresses[0])
+        ports = [str(port) for port in demo.ports]
+        page.click("#start-report")
+        page.wait_for(f"{ports}.includes(document.querySelector('#report').textContent)")
+        visitor = Visitor(demo.addresses[-1])
+        visitor.load()
+        visitor.post("report/")
+        page.wait_for("document.querySelector('#activity').textContent.includes('a report that is being written')")
+        page.wait_for("document.querySelector('#progress').value > 0")
+        page.wait_for_text("#report", "idle")
+        assert not page.complaints
+
+
+def test_leader_that_is_asked_to_makes_room(chrome: Chrome, get_demo: GetDemo) -> None:
+    with chrome.page() as page:
+        opened(page, get_demo("redis").addresses[0])
+        page.wait_for("Number(document.querySelector('#token').textContent) > 0")
+        token = int(page.text("#token"))
+        page.click("#make-room")
+        page.wait_for(f"Number(document.querySelector('#token').textContent) > {token}")
+
+
+def test_pictures_of_the_readme(chrome: Chrome, get_demo: GetDemo, pictures: Path) -> None:
+    """Light, dark and small, from one page that has seen a minute go by in a few seconds."""
+    demo = get_demo("redis")
+    visitors = [Visitor(address) for address in demo.addresses]
+    for visitor in visitors:
+        visitor.load()
+    with chrome.page() as page:
+        page.look(width=1200, height=900, scheme="light")
+        opened(page, demo.addresses[0])
+        page.evaluate(
+            "(() => { const real = Date.now, start = real(); Date.now = () => start + 8 * (real() - start); })()"
+        )
+        for step, text in enumerate(SMALL_TALK):
+            visitor = visitors[step % len(visitors)]
+            visitor.post("say/", text=text)
+            for _ in range(step * 3 % 5 + 1):
+                visitor.post("click/")
+            visitor.post(f"moods/{('sunny', 'sunny', 'cloudy')[step % 3]}/")
+            visitor.load()
+            page.wait_for("!window.drawnAt || Date.now() - window.drawnAt > 6000")
+            page.evaluate("void (window.drawnAt = Date.now())")
+        visitors[-1].post("report/")
+        page.wait_for("document.querySelector('#progress').value >= 40")
+        for scheme, width in (("light", 1200), ("dark", 1200), ("light", 390)):
+            page.look(width=width, height=900, scheme=scheme)
+            page.wait_for(DRAWN)
+            page.wait_for("document.getAnimations().length === 0")
+            picture = pictures / f"dashboard-{'phone' if width < 600 else scheme}.png"
+            page.screenshot(picture)
+            assert struct.unpack(">II", picture.read_bytes()[16:24])[0] == width

@@ -49,6 +49,10 @@ watch("demo.chat", (messages) => {
   log.dataset.live = "true";
 });
 
+watch("demo.truth", (facts) => {
+  find("truth").replaceChildren(...Object.entries(facts).map(([name, fact]) => make("li", `${name} `, make("b", fact))));
+});
+
 /** The place of a process on the map; one that the server did not know of gets its own. */
 function placeOf(port) {
   const known = document.querySelector(`#nodes [data-port="${CSS.escape(port)}"]`);

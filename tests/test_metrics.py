@@ -113,6 +113,13 @@ class TestScrape:
         assert "dref_gaps_total" in scraped(registry)
         assert "dref_listener_ready" in scraped(registry)
 
+    def test_node_of_a_cluster(self, request: pytest.FixtureRequest, registry: Registry) -> None:
+        with installed(make("raft", request)):
+            Counter("visits").increment()
+            assert value(registry, "dref_raft_leads") == 1
+            assert value(registry, "dref_raft_term") >= 1
+            assert value(registry, "dref_raft_lag") == 0
+
     def test_view(self, registry: Registry) -> None:
         answer = metrics.scrape(RequestFactory().get("/metrics/"))
         assert answer.status_code == 200

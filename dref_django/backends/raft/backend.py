@@ -12,7 +12,7 @@ import concurrent.futures
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dref_django.backends.base import Backend, Params, Sink
@@ -20,10 +20,11 @@ from dref_django.backends.delivery import NotSent
 from dref_django.exceptions import Unavailable
 from dref_django.protocol import Command, Reply
 
-from . import attachment, diagnosis
+from . import attachment, diagnosis, gauges
 from .caller import Call
 from .feeds import RaftFeed
 from .options import read_options
+from .returns import returns
 from .wire import decode_replies
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class RaftBackend(Backend):
         caller, call = self._submit(commands, now, timeout)
         try:
             async with asyncio.timeout(timeout):
-                return decode_replies(await asyncio.wrap_future(call.future))
+                return decode_replies(await returns().wait(call.future))
         except TimeoutError:
             raise caller.give_up(call) from self._trouble()
         except asyncio.CancelledError:
@@ -100,6 +101,10 @@ class RaftBackend(Backend):
 
     def facts(self) -> dict[str, Any]:
         return diagnosis.facts(self)
+
+    def gauges(self) -> Mapping[str, float]:
+        found = self._attachment
+        return {} if found is None or self._pid != os.getpid() else gauges.gauges(found)
 
     def unreachable(self, where: str, error: BaseException) -> Unavailable:
         return Unavailable(

@@ -14,9 +14,10 @@ CAUGHT_WITHIN = 200
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
-def test_promises_of_raft_hold_under_every_fault(first: int) -> None:
+def test_promises_of_raft_hold_under_every_fault(first: int, capsys: pytest.CaptureFixture[str]) -> None:
     met = sweep(range(first, first + BATCH))
-    print(report(met))
+    with capsys.disabled():
+        print("\nRaft simulation:", report(met))
     assert not missed(met)
 
 

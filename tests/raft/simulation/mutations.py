@@ -9,9 +9,21 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from dref_django.backends.raft.core import Append, AppendReply, Heartbeat, Message, Raft, Ready, Snapshot, SnapshotChunk
+from dref_django.backends.raft.core import (
+    Append,
+    AppendReply,
+    Change,
+    EntryKind,
+    Heartbeat,
+    Message,
+    Raft,
+    Ready,
+    Snapshot,
+    SnapshotChunk,
+)
 from dref_django.backends.raft.core.follower import Follower
 from dref_django.backends.raft.core.leader import Leader
+from dref_django.backends.raft.core.membership import changed
 from dref_django.backends.raft.core.replica import Replica
 from dref_django.backends.raft.core.sending import Sender
 
@@ -124,6 +136,18 @@ def _commits_what_does_not_match() -> Patches:
     return [(Sender, "_heartbeat", heartbeat)]
 
 
+def _changes_members_before_the_last_change_is_done() -> Patches:
+    """Two changes at once: their quorums need not overlap."""
+
+    def propose_members(self: Leader, change: Change) -> int:
+        self._check_not_handing_over()
+        index = self._append([(EntryKind.MEMBERS, changed(self._replica.members, change).encode())])
+        self._follow_members()
+        return index
+
+    return [(Leader, "propose_members", propose_members)]
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     patches: Callable[[], Patches]
@@ -162,6 +186,10 @@ MUTATIONS = {
         {"nodes": 5, "faults": ("partition", "compact", "compact"), "fault_every": 20.0, "think": 5.0},
     ),
     "clears the log after a snapshot": Mutation(_clears_the_log_after_a_snapshot, {"nodes": 3}),
+    "changes members before the last change is done": Mutation(
+        _changes_members_before_the_last_change_is_done,
+        {"nodes": 4, "faults": ("change members", "change members", "partition"), "fault_every": 10.0},
+    ),
     "commits what does not match": Mutation(_commits_what_does_not_match, {"nodes": 3}),
 }
 

@@ -9,12 +9,12 @@ from .checkers import Violation
 from .world import World
 
 FLOORS = {
-    "leader changes": 0.6,
-    "truncations": 0.15,
-    "snapshots amid writes": 0.3,
-    "snapshots installed": 0.1,
-    "membership changes": 0.15,
-    "torn writes": 0.3,
+    "leader changes": 0.8,
+    "truncations": 0.3,
+    "snapshots amid writes": 0.4,
+    "snapshots installed": 0.15,
+    "membership changes": 0.2,
+    "torn writes": 0.5,
 }
 """The share of the seeds that has to meet this, or the runs prove less than they seem to."""
 

@@ -148,7 +148,8 @@ class Raft:
         if self._inflight is not None:
             raise RuntimeError("the last Ready has not been advanced yet")
         replica, log = self._replica, self._replica.log
-        replica.role.flush()
+        if replica.role.dirty:
+            replica.role.flush()
         hard_state = HardState(replica.term, replica.vote, log.commit)
         entries = log.between(log.offered, log.last_index)
         must_sync = bool(entries or self._must_vote_sync() or replica.received or log.truncated is not None)
@@ -213,7 +214,8 @@ class Raft:
         replica = self._replica
         if self._must_vote_sync():
             return ()
-        replica.role.flush()
+        if replica.role.dirty:
+            replica.role.flush()
         early = tuple(replica.early)
         replica.early.clear()
         return early

@@ -24,6 +24,7 @@ SUBCOMMANDS: dict[str, str] = {
     "status": "status",
     "doctor": "doctor",
     "prune": "prune",
+    "mirror": "mirror",
     "node": "node",
     "cluster": "cluster",
     "run": "run",

@@ -11,12 +11,14 @@
 - `rows.py`: the ref of one row, and `Article.views`, which makes it without the row;
 - `declared.py`: the fields themselves, as Django sees them;
 - `lifecycle.py`: saving and deleting rows;  `querysets.py`: `with_refs`;
+- `columns.py`, `flusher.py`: mirrored columns, and who brings them up to date;
 - `forms.py`, `admin.py`, `serializers/`: Django's edges;  `orphans.py`: refs whose row is gone.
 """
 
 from __future__ import annotations
 
 from .declared import DRefCounterField, DRefField, DRefFlagField
+from .flusher import start_mirrors, stop_mirrors
 from .notes import UnsavedRow
 from .querysets import DRefManager, DRefQuerySet, aprefetch_refs, prefetch_refs
 
@@ -29,4 +31,6 @@ __all__ = [
     "UnsavedRow",
     "aprefetch_refs",
     "prefetch_refs",
+    "start_mirrors",
+    "stop_mirrors",
 ]

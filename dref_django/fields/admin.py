@@ -34,5 +34,5 @@ class DRefAdminMixin(_Admin):
         return changes
 
     def get_sortable_by(self, request: HttpRequest) -> Any:
-        without_column = {field.name for field in ref_fields(self.model)}
+        without_column = {field.name for field in ref_fields(self.model) if field.columns is None}
         return [name for name in super().get_sortable_by(request) if name not in without_column]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
 from django.core.exceptions import FieldError, ValidationError
 from django.db import models, router
+from django.db.models.expressions import Col
 
 from dref_django import backends, conf
 from dref_django.binding import UNSET, Unset
@@ -22,6 +23,7 @@ from dref_django.exceptions import DRefError, InvalidValue
 from dref_django.protocol import INT_MAX, INT_MIN, Data
 
 from . import formats, lifecycle, names
+from .columns import Columns, MirroredBoolean, MirroredInteger
 from .rows import Attribute, FieldRefs, RowCounter, RowFlag, RowRef
 
 T = TypeVar("T")
@@ -40,6 +42,8 @@ class DRefField(_Field, Generic[T]):
     - `default`: what a row without a value shows (or a callable that makes it); it is not written. `type`, `using`
       (the alias in DREF_BACKENDS) and `codec` are those of `DRef`.
     - `name`: the pattern of the refs' names, with `{app}`, `{model}`, `{field}` and, required, `{pk}`.
+    - `mirror` (counters and flags): two more columns, `score_mirror` and `score_version`, follow the value within a
+      second, so that the database can filter and sort by it; see `flusher.py`.
     - `group`: the pattern of their group; `"{model}.{pk}"` puts all refs of a row into one slot of a Redis Cluster.
 
     Further options are Django's: `verbose_name`, `help_text`, `editable`, `blank`, `serialize`.
@@ -50,6 +54,9 @@ class DRefField(_Field, Generic[T]):
     owner: type[models.Model]
     pattern: names.Pattern
     mti_inherited: bool = False
+    column_class: type[models.Field[Any, Any]] | None = None
+    """Of the column that mirrors the value."""
+    columns: Columns | None = None
 
     def __init__(
         self,
@@ -61,8 +68,11 @@ class DRefField(_Field, Generic[T]):
         group: str | None = None,
         using: str = conf.DEFAULT_ALIAS,
         codec: str | None = None,
+        mirror: bool = False,
         **options: Any,
     ) -> None:
+        if mirror and self.column_class is None:
+            raise ValueError("a column can mirror counters and flags only")
         names.check_pattern(names.DEFAULT_PATTERN if name is None else name, group)
         if default is not UNSET:
             options["default"] = default
@@ -73,8 +83,8 @@ class DRefField(_Field, Generic[T]):
         self.ref_codec = codec
         self._given = {
             key: value
-            for key, value in {"type": type, "name": name, "group": group, "codec": codec}.items()
-            if value is not None
+            for key, value in {"type": type, "name": name, "group": group, "codec": codec, "mirror": mirror}.items()
+            if value
         }
         if using != conf.DEFAULT_ALIAS:
             self._given["using"] = using
@@ -110,6 +120,9 @@ class DRefField(_Field, Generic[T]):
             self.owner = cls
             pattern, group = self._given.get("name"), self._given.get("group")
             self.pattern = names.Pattern(pattern or names.DEFAULT_PATTERN, group, cls, name)
+            if "mirror" in self._given and self.column_class is not None:
+                column = self.column_class(default=self.get_default(), db_index=True, editable=False, serialize=False)
+                self.columns = Columns(self, cls, name, column)
         lifecycle.connect(cls)
         formats.register()
 
@@ -121,10 +134,13 @@ class DRefField(_Field, Generic[T]):
         _, _, args, kwargs = self.deconstruct()
         return type(self)(*args, **kwargs)
 
-    def get_col(self, alias: str, output_field: Any = None) -> NoReturn:
+    def get_col(self, alias: str, output_field: Any = None) -> Col:
+        """What a query means by the field's name: its mirrored column."""
+        if self.columns is not None:
+            return self.columns.value.get_col(alias)
         raise FieldError(
             f"{self.owner._meta.label}.{self.name} has no column: the database cannot filter, sort or select by it. "
-            "Use with_refs() to read it with the rows."
+            "Declare it with mirror=True, or use with_refs() to read it with the rows."
         )
 
     # --- values -----------------------------------------------------------------------------------------------------
@@ -228,11 +244,13 @@ class DRefCounterField(DRefField[int]):
     """A shared signed 64-bit integer on every row; `article.views` is its `Counter`."""
 
     ref_class = RowCounter
+    column_class = MirroredInteger
 
     def __init__(self, verbose_name: str | None = None, *, default: int = 0, **options: Any) -> None:
         if type(default) is not int or not INT_MIN <= default <= INT_MAX:
             raise ValueError(f"the default of a counter is a signed 64-bit integer, not {default!r}")
-        super().__init__(verbose_name, default=default, type=options.pop("type", int), **options)
+        super().__init__(verbose_name, default=default, type=int, **options)
+        del self._given["type"]
 
     if TYPE_CHECKING:
 
@@ -257,11 +275,13 @@ class DRefFlagField(DRefField[bool]):
     """A shared boolean on every row; `article.featured` is its `Flag`."""
 
     ref_class = RowFlag
+    column_class = MirroredBoolean
 
     def __init__(self, verbose_name: str | None = None, *, default: bool = False, **options: Any) -> None:
         if not isinstance(default, bool):
             raise ValueError(f"the default of a flag is True or False, not {default!r}")
-        super().__init__(verbose_name, default=default, type=options.pop("type", bool), **options)
+        super().__init__(verbose_name, default=default, type=bool, **options)
+        del self._given["type"]
 
     if TYPE_CHECKING:
 

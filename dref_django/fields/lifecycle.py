@@ -35,6 +35,7 @@ BATCH: Final = 200
 def connect(model: type[models.Model]) -> None:
     """Listening to deletions also keeps Django from deleting the rows of this model without looking at them."""
     signals.post_save.connect(_saved, sender=model, dispatch_uid="dref_django.fields")
+    signals.pre_save.connect(_saving, sender=model, dispatch_uid="dref_django.fields")
     signals.post_delete.connect(_deleted, sender=model, dispatch_uid="dref_django.fields")
     signals.class_prepared.connect(_prepared, sender=model, dispatch_uid="dref_django.fields")
 
@@ -49,6 +50,13 @@ def _prepared(sender: type[models.Model], **_: object) -> None:
         manager: Any = DRefManager()
         manager.auto_created = True
         sender.add_to_class("objects", manager)
+
+
+def _saving(sender: type[models.Model], instance: models.Model, raw: bool, using: str, **_: object) -> None:
+    if raw and instance.pk is not None:
+        for field in declared.ref_fields(sender):
+            if field.columns is not None:
+                field.columns.keep(instance, using)
 
 
 def _saved(

@@ -32,6 +32,8 @@ class Article(models.Model):
     reactions = DRefField[dict[str, int]](default=dict)
     mood = DRefField(default=Mood())
     label = DRefField(default="")
+    score = DRefCounterField(mirror=True, default=1)
+    hot = DRefFlagField(mirror=True)
 
     objects = DRefManager["Article"]()
 

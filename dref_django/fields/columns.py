@@ -1,0 +1,134 @@
+"""The columns of a mirrored field: `score_mirror`, indexed, and `score_version`, which only the flusher writes.
+
+    Article.objects.filter(score__gt=100).order_by("-score")         # by score_mirror
+
+The UPDATE names many rows and writes each only where its version is older, so flushers may overlap, or be late, and
+never set an older value over a newer one. It is plain SQL that every database of Django's understands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, models
+
+from dref_django.protocol import Data
+
+if TYPE_CHECKING:
+    from .declared import DRefField
+
+    _BigInteger = models.BigIntegerField[int, int]
+    _Boolean = models.BooleanField[bool, bool]
+else:
+    _BigInteger = models.BigIntegerField
+    _Boolean = models.BooleanField
+
+ROWS: Final = 200
+"""Rows of one UPDATE."""
+PAGE: Final = 1000
+"""Rows that are compared at a time."""
+
+
+class _Kept:
+    """`save()` leaves the column as it is, whatever the instance says."""
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        field: Any = self
+        return field.get_default() if add else models.F(field.attname)
+
+
+class MirroredInteger(_Kept, _BigInteger):
+    def deconstruct(self) -> Any:
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.BigIntegerField", args, kwargs
+
+
+class MirroredBoolean(_Kept, _Boolean):
+    def deconstruct(self) -> Any:
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.BooleanField", args, kwargs
+
+
+class Target(NamedTuple):
+    """What the columns of one row are to show."""
+
+    pk: Any
+    data: Data | None
+    """None: the default."""
+    version: int
+
+
+class Columns:
+    """The two columns of one field."""
+
+    def __init__(
+        self, field: DRefField[Any], model: type[models.Model], name: str, value: models.Field[Any, Any]
+    ) -> None:
+        self.field = field
+        self.model = model
+        self.value = value
+        self.version = MirroredInteger(default=0, editable=False, serialize=False)
+        model.add_to_class(f"{name}_mirror", self.value)
+        model.add_to_class(f"{name}_version", self.version)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.value.attname, self.version.attname
+
+    def keep(self, row: models.Model, using: str) -> None:
+        """For `loaddata`, which writes what stands on the instance: that is what stands in the row."""
+        rows = self.model._base_manager.using(using).filter(pk=row.pk).values_list(*self.names)
+        for values in rows:
+            vars(row).update(zip(self.names, values, strict=True))
+
+    def pages(self, using: str) -> Iterator[list[tuple[Any, Any, int]]]:
+        """All rows as (pk, value, version), in order of the key."""
+        after: Any = None
+        while True:
+            rows = self.model._base_manager.using(using).order_by("pk")
+            if after is not None:
+                rows = rows.filter(pk__gt=after)
+            page = list(rows.values_list("pk", *self.names)[:PAGE])
+            if page:
+                yield page
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+    def update(self, using: str, targets: Sequence[Target]) -> None:
+        """Writes those whose version is newer than the row's. Rows that are not there are passed over."""
+        for start in range(0, len(targets), ROWS):
+            self._update(using, targets[start : start + ROWS])
+
+    def set_back(self, using: str, targets: Sequence[tuple[Target, int]]) -> None:
+        """Writes those whose row still has the version that was seen, though it is no older one than the ref's: the ref
+        was set back by a fail-over, or has been absent for so long that its last version is forgotten."""
+        value, number = self.names
+        for target, version in targets:
+            rows = self.model._base_manager.using(using).filter(pk=target.pk, **{number: version})
+            rows.update(**{value: self.field.decode(target.data), number: target.version})
+
+    def _update(self, using: str, targets: Sequence[Target]) -> None:
+        connection = connections[using]
+        key = self.model._meta.pk
+        if getattr(key, "column", None) is None:
+            raise ImproperlyConfigured(f"{self.model._meta.label}: a row with a composite key cannot be mirrored")
+        quote = connection.ops.quote_name
+        table, pk, value, version = (
+            quote(str(name)) for name in (self.model._meta.db_table, key.column, self.value.column, self.version.column)
+        )
+        keys = [key.get_db_prep_value(target.pk, connection) for target in targets]
+        decode = self.field.decode
+        values = [self.value.get_db_prep_save(decode(target.data), connection) for target in targets]
+        numbers = [target.version for target in targets]
+        case = f"CASE {pk} {'WHEN %s THEN %s ' * len(targets)}"
+        sql = (
+            f"UPDATE {table} SET {value} = {case}ELSE {value} END, {version} = {case}ELSE {version} END "  # noqa: S608
+            f"WHERE {pk} IN ({', '.join(['%s'] * len(keys))}) AND {version} < {case}ELSE {version} END"
+        )
+        by_value = [each for pair in zip(keys, values, strict=True) for each in pair]
+        by_number = [each for pair in zip(keys, numbers, strict=True) for each in pair]
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [*by_value, *by_number, *keys, *by_number])

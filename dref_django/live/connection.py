@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from dref_django.catalog import is_reserved
@@ -17,7 +17,8 @@ from . import wire, writes
 from .fanout import get_fanout
 from .limits import Limits
 from .outbox import Outbox, Overrun
-from .policy import COMPARE_AND_SET, INCREMENT, SET, WATCH, Policy
+from .policy import COMPARE_AND_SET, INCREMENT, PRESENCE, SET, WATCH, Policy
+from .rooms import Rooms, room_of
 
 logger = logging.getLogger("dref_django")
 
@@ -47,6 +48,7 @@ class Connection:
         self._load_user = load_user
         self._send, self._close = send, close
         self._outbox = Outbox(send, limits, lambda: self._fanout.stale, self._restart)
+        self._rooms = Rooms(alias, limits.presence_lease, policy)
         self._names: set[str] = set()
         self._prefixes: set[str] = set()
         self._resumed: set[str] = set()
@@ -62,11 +64,13 @@ class Connection:
         self._sender = self.spawn(self._run_outbox())
         self.spawn(self._beat())
         self.spawn(self._recheck())
+        self.spawn(self._join_own_rooms())
 
     async def end(self) -> None:
         """Lets go of everything. Safe to call twice."""
         self._closing = True
         self._drop(set(self._names), set(self._prefixes))
+        self._rooms.leave_all()
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -119,6 +123,11 @@ class Connection:
                 await self._change(request, SET)
             case wire.CompareAndSet():
                 await self._change(request, COMPARE_AND_SET)
+            case wire.Join():
+                async with self._rights:
+                    await self._join(request)
+            case wire.Leave(rooms, request_id):
+                self._reply(wire.left(self._rooms.leave(rooms), request_id))
             case wire.Pong():
                 pass  # one that nobody waits for
 
@@ -143,10 +152,10 @@ class Connection:
         names = [name for name in request.names if name not in self._names]
         prefixes = [prefix for prefix in request.prefixes if prefix not in self._prefixes]
         limit = self._limits.max_subscriptions
-        if len(self._names) + len(self._prefixes) + len(names) + len(prefixes) > limit:
+        if self._subscriptions() + len(names) + len(prefixes) > limit:
             text = f"a client watches up to {limit} names and prefixes (MAX_SUBSCRIPTIONS)"
             return self._reply(wire.error("too-many", text, request.id, names=names, prefixes=prefixes))
-        may = await policies.allowed(self._policy, self._user, names, WATCH)
+        may = await self._watchable(self._user, names)
         may_prefixes = await policies.allowed_prefixes(self._policy, self._user, prefixes, WATCH)
         if self._closing:
             return
@@ -157,6 +166,43 @@ class Connection:
         granted_prefixes = [prefix for prefix in request.prefixes if prefix in may_prefixes or prefix in self._prefixes]
         self._reply(wire.watching(granted, granted_prefixes, request.id))
         self._begin(may, may_prefixes, request)
+
+    def _subscriptions(self) -> int:
+        return len(self._names) + len(self._prefixes) + len(self._rooms)
+
+    async def _watchable(self, user: Any, names: Iterable[str]) -> set[str]:
+        """Those that the user may watch: refs, and rooms whose members it may see."""
+        rooms = {room: name for name in names if (room := room_of(name)) is not None}
+        refs = [name for name in names if room_of(name) is None]
+        seen = await policies.allowed(self._policy, user, rooms, PRESENCE)
+        return {rooms[room] for room in seen} | await policies.allowed(self._policy, user, refs, WATCH)
+
+    async def _join(self, request: wire.Join) -> None:
+        wanted = [room for room in request.rooms if room not in self._rooms]
+        if self._subscriptions() + len(wanted) > self._limits.max_subscriptions:
+            text = f"a client is in up to {self._limits.max_subscriptions} rooms, less what it watches"
+            return self._reply(wire.error("too-many", text, request.id, rooms=wanted))
+        try:
+            joined = await self._rooms.join(self._user, wanted)
+        except DRefError as error:
+            return self._reply(wire.error(writes.code_of(error), str(error), request.id, rooms=wanted))
+        except Exception:  # of the policy's own
+            logger.exception("dref: a page could not join its rooms")
+            text = "you have not joined; the server's log says why"
+            return self._reply(wire.error("failed", text, request.id, rooms=wanted))
+        if refused := [room for room in wanted if room not in joined]:
+            self._reply(wire.error("forbidden", "you may not join", request.id, rooms=refused))
+        self._reply(wire.joined([room for room in request.rooms if room in self._rooms], request.id))
+
+    async def _join_own_rooms(self) -> None:
+        try:
+            rooms = await policies.rooms(self._policy, self._user)
+        except Exception:
+            logger.exception("dref: the policy raised when it was asked for the rooms of a page")
+            return
+        if rooms:
+            async with self._rights:
+                await self._join(wire.Join(tuple(rooms)))
 
     def _begin(self, names: set[str], prefixes: set[str], request: wire.Watch) -> None:
         if self._fanout.ended:
@@ -206,10 +252,17 @@ class Connection:
         async with self._rights:
             self._user = user
             names, prefixes = set(self._names), set(self._prefixes)
-            lost = names - await policies.allowed(self._policy, user, names, WATCH)
+            lost = names - await self._watchable(user, names)
             lost_prefixes = prefixes - await policies.allowed_prefixes(self._policy, user, prefixes, WATCH)
             self._drop(lost & self._names, lost_prefixes & self._prefixes)
             self._forbid(sorted(lost), sorted(lost_prefixes))
+            try:
+                lost_rooms = await self._rooms.change_user(user)
+            except Exception:
+                logger.exception("dref: the rooms of a websocket cannot be kept; the client is dropped")
+                return self._fail(wire.TRY_LATER, "unavailable", "your rooms cannot be kept now")
+            if lost_rooms:
+                self._reply(wire.error("forbidden", "you may not be here any more", rooms=lost_rooms))
 
     async def _recheck(self) -> None:
         while True:
@@ -252,6 +305,7 @@ class Connection:
 
     async def _hang_up(self, close_code: int, farewell: str) -> None:
         self._drop(set(self._names), set(self._prefixes))
+        self._rooms.leave_all()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 self._sender.cancel()

@@ -26,6 +26,7 @@ from dref_django.hub import FeedStatus, Hub, Raw
 from dref_django.streams import get_hub
 
 from .frames import Entry
+from .rooms import Roster, room_of
 
 logger = logging.getLogger("dref_django")
 
@@ -41,7 +42,7 @@ class Receiver(Protocol):
 
 
 class Tap:
-    """The one reader that the hub has for a watched name or prefix."""
+    """The one reader that the hub has for a watched name or prefix; of a room's members, what watches the room."""
 
     every = False
 
@@ -49,13 +50,23 @@ class Tap:
         self._fanout = fanout
         self.name, self.prefix = name, prefix
         self.audiences = 0
+        self._roster: Roster | None = None
 
     def open(self, hub: Hub) -> None:
+        if self.name is not None and room_of(self.name) is not None:
+            self._roster = Roster(self.name, hub.backend)
+            return self._roster.open(self)
         hub.add(self, name=self.name, prefix=self.prefix).add_done_callback(self._opened)
 
     def _opened(self, future: concurrent.futures.Future[None]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None:
             logger.error("dref: %r cannot be watched for pages", self.name or self.prefix + "*", exc_info=error)
+
+    def close(self, hub: Hub) -> None:
+        if self._roster is not None:
+            self._roster.close()
+        else:
+            hub.remove(self)
 
     def push(self, raw: Raw) -> None:
         self._fanout.push(raw)
@@ -152,7 +163,7 @@ class Fanout:
                 del self._audiences[loop]
             tap = self._leave(name, prefix)
         if tap is not None:
-            self._hub.remove(tap)
+            tap.close(self._hub)
 
     def _under(self, name: str | None, prefix: str) -> list[Entry]:
         if name is not None:
@@ -238,7 +249,7 @@ class Fanout:
             gone += [self._leave(None, prefix) for prefix in audience.prefixes]
         for tap in gone:
             if tap is not None:
-                self._hub.remove(tap)
+                tap.close(self._hub)
 
 
 class _Encoder:

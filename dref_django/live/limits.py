@@ -29,6 +29,9 @@ RECHECK: Final = 60.0
 WINDOW: Final = 256 * 1024
 """Characters on the way to a client that it has not yet acknowledged; beyond that its changes conflate."""
 
+PRESENCE_LEASE: Final = 10.0
+"""Seconds for which those who were connected to a process that died are still shown in their rooms."""
+
 
 class Limits(NamedTuple):
     url: str = URL
@@ -41,6 +44,7 @@ class Limits(NamedTuple):
     heartbeat: float = HEARTBEAT
     recheck: float = RECHECK
     window: int = WINDOW
+    presence_lease: float = PRESENCE_LEASE
 
 
 _LEAST: Final[dict[str, float]] = {
@@ -52,8 +56,9 @@ _LEAST: Final[dict[str, float]] = {
     "HEARTBEAT": 0.05,
     "RECHECK": 0.05,
     "WINDOW": 1024,
+    "PRESENCE_LEASE": 1,
 }
-_FRACTIONS: Final = {"RATE", "HEARTBEAT", "RECHECK"}
+_FRACTIONS: Final = {"RATE", "HEARTBEAT", "RECHECK", "PRESENCE_LEASE"}
 
 
 def configured() -> Limits:

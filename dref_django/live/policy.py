@@ -26,7 +26,10 @@ WATCH: Final = "watch"
 INCREMENT: Final = "increment"
 SET: Final = "set"
 COMPARE_AND_SET: Final = "compare_and_set"
-PERMISSIONS: Final = {WATCH: "dref_django.view_ref"}
+PRESENCE: Final = "presence"
+"""To see who is in a room. This and the next are asked about the name of the room."""
+JOIN: Final = "join"
+PERMISSIONS: Final = {WATCH: "dref_django.view_ref", PRESENCE: "dref_django.view_ref"}
 """The permission that each action needs by default; others, changes among them, are denied."""
 
 
@@ -42,7 +45,7 @@ class Policy:
         """Whether the user (perhaps anonymous) may do `action` with that ref.
 
         Actions: "watch", asked once and then every minute; "increment", "set", "compare_and_set", asked with every
-        such message.
+        such message; "presence" and "join", where `ref_name` is that of a room whose members are seen or joined.
         """
         return self._has_permission(user, action)
 
@@ -52,6 +55,16 @@ class Policy:
         Asked apart from `allows`, so that a policy that forbids single names does not give them away by prefix.
         """
         return self._has_permission(user, action)
+
+    def rooms(self, user: Any) -> Iterable[str] | Awaitable[Iterable[str]]:
+        """The rooms in which each page of the user is for as long as it is connected, where it may "join"."""
+        return ()
+
+    def member(self, user: Any, room_name: str) -> tuple[str, dict[str, Any]] | Awaitable[tuple[str, dict[str, Any]]]:
+        """As whom the user is in a room, and what others see of it. An empty name: each page by itself."""
+        if getattr(user, "is_authenticated", False):
+            return str(user.pk), {"name": user.get_username()}
+        return "", {}
 
     def _has_permission(self, user: Any, action: str) -> bool:
         permission = PERMISSIONS.get(action)
@@ -80,6 +93,29 @@ async def allowed(policy: Policy, user: Any, names: Iterable[str], action: str) 
 
 async def allowed_prefixes(policy: Policy, user: Any, prefixes: Iterable[str], action: str) -> set[str]:
     return await _allowed(policy.allows_prefix, user, list(prefixes), action)
+
+
+async def rooms(policy: Policy, user: Any) -> list[str]:
+    return list(await _asked(policy.rooms, user))
+
+
+async def member(policy: Policy, user: Any, room: str) -> tuple[str, dict[str, Any]]:
+    name, info = await _asked(policy.member, user, room)
+    return name, info
+
+
+async def _asked(ask: Callable[..., Any], *args: Any) -> Any:
+    if inspect.iscoroutinefunction(ask):
+        return await ask(*args)
+    return await sync_to_async(_in_thread)(ask, *args)
+
+
+def _in_thread(ask: Callable[..., Any], *args: Any) -> Any:
+    close_old_connections()
+    try:
+        return ask(*args)
+    finally:
+        close_old_connections()
 
 
 Ask = Callable[[Any, str, str], Any]

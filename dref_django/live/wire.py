@@ -89,8 +89,22 @@ class CompareAndSet:
     id: RequestId = None
 
 
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The client is in these rooms until it leaves, or is gone."""
+
+    rooms: tuple[str, ...]
+    id: RequestId = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    rooms: tuple[str, ...]
+    id: RequestId = None
+
+
 Change: TypeAlias = Increment | Set | CompareAndSet
-Request: TypeAlias = Watch | Unwatch | Resync | Pong | Change
+Request: TypeAlias = Watch | Unwatch | Resync | Pong | Change | Join | Leave
 
 
 class BadRequest(Exception):
@@ -140,6 +154,10 @@ def _request(message: dict[str, Any], request: RequestId) -> Request:
             return Set(_name(message), _value(message), request)
         case "compare_and_set":
             return CompareAndSet(_name(message), _value(message), _whole(message, "version", None), request)
+        case "join":
+            return Join(_names(message, "rooms"), request)
+        case "leave":
+            return Leave(_names(message, "rooms"), request)
         case other:
             raise BadRequest("unknown-type", f"version {PROTOCOL} has no message of type {str(other)[:40]!r}")
 
@@ -151,8 +169,8 @@ def _strings(message: dict[str, Any], key: str) -> list[str]:
     return given
 
 
-def _names(message: dict[str, Any]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(_strings(message, "names")))
+def _names(message: dict[str, Any], key: str = "names") -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(_strings(message, key)))
     for name in names:
         _check(name)
     return names
@@ -229,6 +247,14 @@ def unwatched(names: list[str], prefixes: list[str], request: RequestId) -> str:
 
 def written(name: str, about: Mapping[str, object], request: RequestId) -> str:
     return _answer({"type": "written", "name": name, **about}, request)
+
+
+def joined(rooms: list[str], request: RequestId) -> str:
+    return _answer({"type": "joined", "rooms": rooms}, request)
+
+
+def left(rooms: list[str], request: RequestId) -> str:
+    return _answer({"type": "left", "rooms": rooms}, request)
 
 
 def error(code: str, message: str, request: RequestId = None, **about: list[str]) -> str:

@@ -51,6 +51,17 @@ def _skips_the_fsync() -> Patches:
     return [(Raft, "ready", ready)]
 
 
+def _counts_its_own_copy_before_it_is_durable() -> Patches:
+    """A leader takes its own log for written as soon as it has appended to it."""
+    original = Leader._match
+
+    def match(self: Leader, voter: str) -> int:
+        log = self._replica.log
+        return log.last_index if voter == self.leader else original(self, voter)
+
+    return [(Leader, "_match", match)]
+
+
 def _commits_an_old_terms_entry() -> Patches:
     """Counts copies of entries of earlier terms (figure 8)."""
     return [(Leader, "_may_commit", lambda self, index: True)]
@@ -159,6 +170,10 @@ DYING_LEADERS = {"faults": ("lie in wait",), "fault_every": 20.0, "fast_syncs": 
 MUTATIONS = {
     "votes twice": Mutation(_votes_twice, {"nodes": 5}),
     "skips the fsync": Mutation(_skips_the_fsync, {"nodes": 3}),
+    "counts its own copy before it is durable": Mutation(
+        _counts_its_own_copy_before_it_is_durable,
+        {"nodes": 3, "faults": ("crash", "slow disk"), "fault_every": 10.0, "fast_syncs": 0.1, "think": 5.0},
+    ),
     "commits an old term's entry": Mutation(
         _commits_an_old_terms_entry, {"nodes": 3, "max_batch_bytes": 1, "max_inflight": 1, **DYING_LEADERS}
     ),

@@ -23,6 +23,7 @@ QUESTIONS = (
     "handover",
     "renewal",
     "hot_counters",
+    "raft",
 )
 
 

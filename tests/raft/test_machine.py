@@ -151,7 +151,6 @@ class TestTime:
         assert not log.machine.is_due(log.now)
         assert log.machine.capture()._spaces == {}
 
-
     def test_first_leader_names_the_cluster_for_good(self, log: Log) -> None:
         log.plain(Kind.LEAD, "first")
         log.plain(Kind.LEAD, "second")

@@ -41,6 +41,9 @@ class NewerLayout(Exception):
     """The file was written by a later version."""
 
 
+ROWS_A_STATEMENT: Final = 100
+
+
 def create(connection: sqlite3.Connection) -> None:
     for statement in _SCHEMA:
         connection.execute(statement)
@@ -121,7 +124,11 @@ def _state_checksum(state: HardState, last: int) -> int:
 
 
 def append_entries(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
-    connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?)", map(_entry_row, entries))
+    """Many rows a statement: each one lets go of the interpreter's lock, which a busy process is slow to give back."""
+    for start in range(0, len(entries), ROWS_A_STATEMENT):
+        some = entries[start : start + ROWS_A_STATEMENT]
+        places = ", ".join(["(?, ?, ?, ?, ?)"] * len(some))
+        connection.execute(f"INSERT INTO log VALUES {places}", [value for entry in some for value in _entry_row(entry)])  # noqa: S608
 
 
 def _entry_row(entry: Entry) -> tuple[int, int, int, bytes, int]:

@@ -150,20 +150,20 @@ class TestOne:
         assert version_in(answer) == "0"
 
     def test_value_that_does_not_fit_is_refused(self, superuser: Client) -> None:
-        visits = Counter("visits")
+        visits = Counter("typed.visits")
         visits.set(1)
         for wrong in ('"many"', "1.5", "{", "99999999999999999999"):
-            version = version_in(superuser.get(change_url("visits")))
-            answer = superuser.post(change_url("visits"), {"version": version, "value": wrong})
+            version = version_in(superuser.get(change_url("typed.visits")))
+            answer = superuser.post(change_url("typed.visits"), {"version": version, "value": wrong})
             assert (answer.status_code, "errornote" in text_of(answer)) == (200, True), wrong
         assert visits.get() == 1
         assert not LogEntry.objects.exists()
 
     def test_declared_type_survives_the_form(self, superuser: Client) -> None:
-        due: DRef[datetime] = DRef("due", type=datetime)
+        due: DRef[datetime] = DRef("typed.due", type=datetime)
         due.set(datetime(2026, 1, 2, tzinfo=UTC))
-        page = superuser.get(change_url("due"))
-        superuser.post(change_url("due"), {"version": version_in(page), "value": '"2027-01-02T00:00:00+00:00"'})
+        page = superuser.get(change_url("typed.due"))
+        superuser.post(change_url("typed.due"), {"version": version_in(page), "value": '"2027-01-02T00:00:00+00:00"'})
         assert due.get() == datetime(2027, 1, 2, tzinfo=UTC)
 
     def test_what_json_cannot_hold_has_no_form(self, superuser: Client) -> None:

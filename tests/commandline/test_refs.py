@@ -64,11 +64,11 @@ class TestGet:
         assert dref("get", "visits", "--group", "shop").out == "3\n"
 
     def test_declared_codec_reads_it_and_the_wrong_one_says_so(self) -> None:
-        declared: DRef[Any] = DRef("odd", {}, codec="json")
+        declared: DRef[Any] = DRef("coded.odd", {}, codec="json")
         declared.set({"a": 1})
-        assert json.loads(dref("get", "odd").out) == {"a": 1}
+        assert json.loads(dref("get", "coded.odd").out) == {"a": 1}
         del declared
-        outcome = dref("get", "odd")
+        outcome = dref("get", "coded.odd")
         assert outcome.code == 1
         assert "not readable as msgpack" in outcome.err
 
@@ -81,10 +81,10 @@ class TestSet:
         assert anything("title").get() == "[not json"
 
     def test_through_the_declared_type(self) -> None:
-        due: DRef[datetime] = DRef("due", type=datetime)
-        assert dref("set", "due", '"2026-01-02T03:04:05+00:00"').code == 0
+        due: DRef[datetime] = DRef("typed.due", type=datetime)
+        assert dref("set", "typed.due", '"2026-01-02T03:04:05+00:00"').code == 0
         assert due.get() == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-        outcome = dref("set", "due", "5")
+        outcome = dref("set", "typed.due", "5")
         assert outcome.code == 2
         assert due.get() == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

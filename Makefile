@@ -1,8 +1,9 @@
 # Every target works alone on a fresh clone with python3 (3.11 or newer, with venv), make and a package registry.
 #
-#   make demo                   the example project on the memory back end; prints its address
-#   make demo BACKEND=redis     the same on several processes (also: postgres), its server comes from a wheel
+#   make demo                   the example project on a cluster of three nodes with no server; prints their addresses
+#   make demo BACKEND=redis     the same on a server that comes from a wheel (also: postgres, and memory)
 #   make test                   all tests but the browser's; PYTEST_ARGS="-k lock -x" passes through
+#                               (WORKERS=0 runs them in one process)
 #   make browser                the tests that click in a real chromium; wants chromium and npm on the machine
 #                               (DREF_SCREENSHOTS=docs/images writes the README's pictures)
 #   make soak                   simulates Raft clusters under faults, ten minutes long; SOAK_ARGS="--seconds 3600"
@@ -12,7 +13,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BACKEND ?= memory
+BACKEND ?= raft
+WORKERS ?= 3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
@@ -20,6 +22,8 @@ SOAK_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_MODULES := tests/browser/node_modules
+# How pytest ends when PYTEST_ARGS chooses no test of this kind.
+NO_TESTS := 5
 # What there is to check grows with the project.
 SOURCES := $(wildcard dref_django tests example_project benchmarks manage.py)
 
@@ -36,8 +40,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python -m example_project.demo --backend $(BACKEND)
 
+# Most tests wait rather than compute, so some processes share them; those marked `alone` mind the company.
 test: $(STAMP)
-	$(BIN)/python -m pytest --ignore=tests/browser $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --ignore=tests/browser -m "not alone" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	$(BIN)/python -m pytest --ignore=tests/browser -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
 
 # An accessibility checker and the TypeScript compiler, for these tests only.
 $(NODE_MODULES)/.installed: tests/browser/package-lock.json

@@ -235,7 +235,7 @@ def _announce(demo: Demo) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m example_project.demo", description="Starts the demo.")
-    parser.add_argument("--backend", choices=sorted(PROCESSES), default="memory")
+    parser.add_argument("--backend", choices=sorted(PROCESSES), default="raft")
     parser.add_argument("--port", type=int, help=f"of the first process; by default {DEFAULT_PORT}, or free ones")
     parser.add_argument("--check", action="store_true", help="start, see one change go through all of it, and end")
     options = parser.parse_args(arguments)

@@ -19,6 +19,8 @@ from tests.locks.scripted import ScriptedBackend
 from tests.processes import wait_until
 from tests.servers import HasUrl
 
+pytestmark = pytest.mark.alone
+
 
 def until_renewed(held: Held, times: int = 1) -> None:
     for _ in range(times):

@@ -10,6 +10,8 @@ from tests.raft.clusters import Cluster
 BUSY = """
 import ctypes, sys, threading, time
 from dref_django import Counter
+
+pytestmark = pytest.mark.alone
 counter = Counter("busy")
 counter.increment()
 print("serves", flush=True)

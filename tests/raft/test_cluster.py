@@ -10,6 +10,8 @@ import pytest
 from tests.processes import wait_until
 from tests.raft.clusters import Cluster, Process
 
+pytestmark = pytest.mark.alone
+
 ROUNDS = 2
 PATIENCE = 20.0
 BURST = 10  # a worker reports every so many

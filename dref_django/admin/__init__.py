@@ -3,8 +3,8 @@
 Registered with the default site; `register(site)` adds the same pages to a site of your own. Django's admin imports
 this package when it is installed, nothing else does.
 
-`pages.py` the frame (who may see what, and the addresses), `refs.py`, `locks.py` and `health.py` the pages themselves,
-`audit.py` the trace that every change leaves.
+`pages.py` the addresses and who may see what, `frame.py` what is around every page, `refs.py`, `locks.py`,
+`presence.py` and `health.py` the pages themselves, `audit.py` the trace that every change leaves.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Frame:
     def _tabs(self) -> list[tuple[str, str, bool]]:
         """(title, address, whether it is this page)."""
         here = self._request.path
-        names = {"changelist": "Refs", "locks": "Locks", "elections": "Elections", "health": "Health"}
+        names = {"changelist": "Refs", "locks": "Locks", "elections": "Elections"}
+        names |= {"presence": "Presence", "health": "Health"}
         if not rights.may_see_refs(self._request):
             names = {page: title for page, title in names.items() if page in ("locks", "elections")}
         return [(title, self.url(page), here == self.url(page).partition("?")[0]) for page, title in names.items()]

@@ -14,7 +14,7 @@ from dref_django import conf
 from dref_django.exceptions import DRefError
 from dref_django.models import Ref
 
-from . import health, locks, refs, rights
+from . import health, locks, presence, refs, rights
 from .frame import Frame
 
 View = Callable[..., HttpResponse]
@@ -37,6 +37,7 @@ class RefAdmin(Base):
             page("locks/", locks.listing, "locks"),
             page("locks/break/", locks.breaking, "break"),
             page("elections/", locks.elections, "elections"),
+            page("presence/", presence.presence, "presence"),
             page("health/", health.health, "health"),
             page("<path:object_id>/change/", refs.one, "change"),
         ]

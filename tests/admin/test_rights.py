@@ -40,6 +40,7 @@ def test_each_user_may_do_just_that(any_backend: object, client_of: ClientOf, ki
     client = client_of(kind)
     assert was_let_in(client.get(change_url("visits"))) == (kind in SEES_REFS)
     assert was_let_in(client.get(f"{ROOT}health/")) == (kind in SEES_REFS)
+    assert was_let_in(client.get(f"{ROOT}presence/")) == (kind in SEES_REFS)
     assert was_let_in(client.get(f"{ROOT}locks/")) == (kind in SEES_LOCKS)
     assert was_let_in(client.get(f"{ROOT}elections/")) == (kind in SEES_LOCKS)
     listing = client.get(ROOT)

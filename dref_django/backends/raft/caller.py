@@ -148,6 +148,7 @@ class Caller:
             return True
         if not self._session:
             self._open_session()
+        if not self._session:
             return False
         if self._next_number - self._floor() >= WINDOW:
             return False

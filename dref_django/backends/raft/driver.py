@@ -95,6 +95,7 @@ class Driver:
         self._disk = disk
         self._packing = Disk("dref-raft-snapshot")
         self._snapshotting: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
         self._unsaved: HardState | None = None  # a commit index that can wait
         self._clock = LeaderClock()
         self._leads = False  # and its LEAD entry is applied
@@ -203,6 +204,8 @@ class Driver:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._failure is not None:
+                raise self._failure
             while self.raft.has_ready():
                 await self._turn(self.raft.ready())
 
@@ -224,6 +227,7 @@ class Driver:
         self._serve()
         if self.applied - self._snapshot_index >= SNAPSHOT_ENTRIES and self._snapshotting is None:
             self._snapshotting = self._loop.create_task(self._compact())
+            self._snapshotting.add_done_callback(self._compacted)
 
     async def _save(self, ready: Ready) -> None:
         hard_state = ready.hard_state or self._unsaved
@@ -330,7 +334,12 @@ class Driver:
         self._snapshot_index = index
         if snapshot is not None:
             await self._disk.run(self._storage.compact, snapshot, KEPT_ENTRIES)
+
+    def _compacted(self, task: asyncio.Task[None]) -> None:
         self._snapshotting = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._wake.set()
 
     async def close(self) -> None:
         """After `run` was cancelled: waits for the disk, and closes the database."""

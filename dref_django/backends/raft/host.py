@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable
 
@@ -18,6 +19,8 @@ from .node import ELECTION_TICKS, Node
 from .options import Options
 from .storage import Storage
 from .transport import Acceptor, Channel
+
+logger = logging.getLogger("dref_django")
 
 DATABASE = "node.sqlite3"
 
@@ -78,8 +81,12 @@ class Host:
         return Node(Driver(raft, storage, self._disk, machine), self._network, self.options, founded=founded)
 
     async def _serve(self, channel: Channel) -> None:
-        if self._node is not None:
+        if self._node is None:
+            return
+        try:
             await Guest(channel, self._node, self._node.driver.fanout).run()
+        except (ValueError, TypeError) as error:
+            logger.warning("dref: the connection to a client is closed, as it said nonsense: %s", error)
 
     async def leave(self) -> None:
         """Hands over what others can take over, while the node still runs."""

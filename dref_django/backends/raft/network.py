@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import msgpack
@@ -82,6 +82,12 @@ class Network:
 
     def addresses(self) -> dict[str, str]:
         return {**self._links.addresses(), self.node_id: self._here}
+
+    def forget_all_but(self, members: Collection[str]) -> None:
+        """Dials no longer those that are gone and belong to the cluster no more."""
+        for node in self._links.addresses():
+            if node not in members and not self._links.is_up(node):
+                self._links.forget(node)
 
     # --- who lives where ----------------------------------------------------------------------------------------
 

@@ -180,7 +180,12 @@ class Node:
         while True:
             await asyncio.sleep(COLLECT)
             self.driver.collect()
-            if self._network is not None and self.driver.role is Role.LEADER:
+            if self._network is None:
+                continue
+            members = self.driver.raft.status().members
+            if self.driver.leader:
+                self._network.forget_all_but(members.voters | members.learners)
+            if self.driver.role is Role.LEADER:
                 self._keep_members(self._network.reachable())
 
     def _keep_members(self, reachable: set[str]) -> None:

@@ -11,7 +11,7 @@ import concurrent.futures
 import logging
 import time
 import weakref
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django.utils.formats import number_format
 
@@ -41,6 +41,8 @@ def current_view(ref: DRef[Any]) -> Any:
     Does no I/O itself, so that it may be called inside a running event loop too.
     """
     try:
+        if getattr(ref, "is_loaded", False):  # a row's, read together with the rest of its page
+            return view_of(cast("Any", ref).loaded)
         near = _near(ref)
         return view_of(ref._decode(ref.name, near.data if near is not None else None))
     except DRefError as error:

@@ -13,10 +13,15 @@ django_application = get_asgi_application()
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
+from django.urls import path  # noqa: E402
 
-from dref_django.live.routing import websocket_urlpatterns  # noqa: E402
+from dref_django.fields import start_mirrors  # noqa: E402
+from dref_django.live import limits  # noqa: E402
 
+from .rooms import DashboardConsumer  # noqa: E402
 from .work import Worker  # noqa: E402
+
+start_mirrors()  # of the articles' scores
 
 # A server process, and no other command, takes part in the work. `DREF_DEMO_PORT` is its name on the pages.
 Worker(os.environ.get("DREF_DEMO_PORT", "8000")).start()
@@ -25,6 +30,6 @@ application = ProtocolTypeRouter(
     {
         # A web server would serve the static files; the demo has none.
         "http": ASGIStaticFilesHandler(django_application),
-        "websocket": AuthMiddlewareStack(URLRouter(websocket_urlpatterns)),
+        "websocket": AuthMiddlewareStack(URLRouter([path(limits.configured().url[1:], DashboardConsumer.as_asgi())])),
     }
 )

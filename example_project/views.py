@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import random
 import threading
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 from dref_django import DRefError
 
 from . import refs
+from .rooms import VISITOR
 from .settings import BACKEND, PORTS
 from .work import write_report
 
@@ -57,6 +57,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "moods": [(field.name, f"{field.name} weather") for field in dataclasses.fields(refs.Moods)],
         "is_closed": refs.maintenance.get(),
         "report": refs.report.get(),
+        "here": refs.here.get(),
         "truth": refs.truth.get(),
         "activities": refs.activity.get(),
         "messages": refs.chat.get(),
@@ -127,9 +128,11 @@ def make_room(request: HttpRequest) -> HttpResponse:
 
 def visitor_of(request: HttpRequest) -> str:
     """The name that a visitor is given, for as long as the session lasts."""
-    if "visitor" not in request.session:
-        request.session["visitor"] = f"{random.choice(ADJECTIVES)} {random.choice(ANIMALS)}"
-    return str(request.session["visitor"])
+    if VISITOR not in request.session:
+        number = refs.visitors.increment()
+        animal = ANIMALS[(number + number // len(ADJECTIVES)) % len(ANIMALS)]  # a hundred names before one comes again
+        request.session[VISITOR] = f"{ADJECTIVES[number % len(ADJECTIVES)]} {animal}"
+    return str(request.session[VISITOR])
 
 
 def _done(request: HttpRequest, what: str) -> HttpResponse:

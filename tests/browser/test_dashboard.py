@@ -148,7 +148,8 @@ def test_page_fits_its_window(chrome: Chrome, get_demo: GetDemo, width: int) -> 
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
 
 
-def test_message_on_one_page_appears_in_the_chat_of_another(demo: Demo, chrome: Chrome) -> None:
+def test_message_on_one_page_appears_in_the_chat_of_another(chrome: Chrome, get_demo: GetDemo) -> None:
+    demo = get_demo("redis")
     with chrome.page() as saying, chrome.page() as hearing:
         opened(saying, demo.addresses[-1])
         opened(hearing, demo.addresses[0])
@@ -160,7 +161,8 @@ def test_message_on_one_page_appears_in_the_chat_of_another(demo: Demo, chrome: 
         assert saying.evaluate("document.querySelector('#text').value") == ""
 
 
-def test_report_is_written_once_at_a_time(demo: Demo, chrome: Chrome) -> None:
+def test_report_is_written_once_at_a_time(chrome: Chrome, get_demo: GetDemo) -> None:
+    demo = get_demo("redis")
     with chrome.page() as page:
         opened(page, demo.addresses[0])
         ports = [str(port) for port in demo.ports]
@@ -190,9 +192,12 @@ def test_pictures_of_the_readme(chrome: Chrome, get_demo: GetDemo, pictures: Pat
     visitors = [Visitor(address) for address in demo.addresses]
     for visitor in visitors:
         visitor.load()
-    with chrome.page() as page:
+    with chrome.page() as page, chrome.page() as second, chrome.page() as third:
         page.look(width=1200, height=900, scheme="light")
         opened(page, demo.addresses[0])
+        for another in (second, third):
+            opened(another, demo.addresses[-1])
+        page.wait_for("document.querySelectorAll('#here li').length >= 3")
         page.evaluate(
             "(() => { const real = Date.now, start = real(); Date.now = () => start + 8 * (real() - start); })()"
         )

@@ -49,6 +49,8 @@ watch("demo.chat", (messages) => {
   log.dataset.live = "true";
 });
 
+watch("demo.here", (names) => find("here").replaceChildren(...names.map((name) => make("li", name))));
+
 watch("demo.truth", (facts) => {
   find("truth").replaceChildren(...Object.entries(facts).map(([name, fact]) => make("li", `${name} `, make("b", fact))));
 });

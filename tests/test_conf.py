@@ -82,7 +82,7 @@ class TestMistakes:
         ("settings", "sentence"),
         [
             ({"DREF_BACKEND": "rediss"}, "there is no back end 'rediss'; there are memory, redis, postgres"),
-            ({"DREF_BACKEND": 5}, "must be one of memory, redis, postgres, a dotted path, or a dict"),
+            ({"DREF_BACKEND": 5}, "must be one of memory, redis, postgres, raft, a dotted path, or a dict"),
             ({"DREF_BACKEND": {"KEY_PREFIX": "x"}}, "or a dict with the key 'BACKEND'"),
             ({"DREF_BACKEND": {"BACKEND": "memory", "URL": "x"}}, "unknown keys 'URL'.* go into 'OPTIONS'"),
             ({"DREF_BACKEND": {"BACKEND": "memory", "TIMEOUT": "5"}}, r"\['TIMEOUT'\] must be a number of seconds"),

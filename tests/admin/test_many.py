@@ -16,7 +16,7 @@ from dref_django.backends.postgres import PostgresBackend
 from dref_django.backends.redis.keys import Keys
 from tests.admin.conftest import ROOT
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.alone]
 
 COUNT = 100_000
 LIMIT = 0.3

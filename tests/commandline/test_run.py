@@ -125,6 +125,7 @@ def of(runs: list[Run]) -> Run:
     return next(run for run in runs if run.process.poll() is None and run.command is not None)
 
 
+@pytest.mark.alone
 class TestFailOver:
     def test_killed_and_stopped_holders_never_run_beside_their_successor(
         self, served_backend: Backend, start: Start, tmp_path: Path

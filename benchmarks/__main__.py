@@ -22,6 +22,7 @@ QUESTIONS = (
     "locks",
     "handover",
     "renewal",
+    "fields",
     "hot_counters",
     "raft",
 )

@@ -47,7 +47,7 @@ RETRY: Final = 1.0
 """Seconds before it tries again when the back end or the database is away."""
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """One field in one database (or several that share their names)."""
 
     field: DRefField[Any]
@@ -146,15 +146,15 @@ class Flusher:
 
     # --- its work ---------------------------------------------------------------------------------------------------
 
-    def sources(self) -> list[_Source]:
+    def sources(self) -> list[Source]:
         return [
-            _Source(field, databases)
+            Source(field, databases)
             for field in mirrored_fields()
             if field.ref_using == self.using
             for databases in databases_of(field, self._databases)
         ]
 
-    def flush(self, sources: Iterable[_Source], raws: Iterable[Raw]) -> None:
+    def flush(self, sources: Iterable[Source], raws: Iterable[Raw]) -> None:
         """Writes changes that were heard of; a deleted or expired ref is written as the default."""
         changes = list(raws)
         for field, databases in sources:
@@ -164,7 +164,7 @@ class Flusher:
                 _columns(field).update(alias, targets)
             self.flushed += len(targets)
 
-    def compare(self, sources: Iterable[_Source] | None = None) -> None:
+    def compare(self, sources: Iterable[Source] | None = None) -> None:
         """Reads the versions of all refs, page by page, and writes the rows that differ.
 
         The row is read before the ref, so that of the two versions the ref's is the newer one: where it is the older

@@ -154,7 +154,7 @@ class _Batch:
             if task.row is not None and notes.note_of(task.row, task.field) is task.staged:
                 data = task.command.data if isinstance(task.command, Write) else None
                 if isinstance(data, int | bytes):
-                    notes.put(task.row, task.field, Loaded(task.command.name, reply.version, data))
+                    notes.put(task.row, task.field, Loaded(notes.key_of(task.row), reply.version, data))
 
 
 def apply(tasks: Iterable[_Task]) -> list[tuple[_Task, Reply]]:

@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 
 from dref_django.exceptions import InvalidName
 from dref_django.naming import GROUP_SEPARATOR, grouped
-from dref_django.protocol import check_name
+from dref_django.protocol import MAX_NAME_LENGTH, check_name
 
 Namespace = Callable[[type[models.Model], str], str]
 
@@ -35,7 +35,8 @@ _ESCAPED: Final = re.compile(r"%([0-9A-F]{2,4});")
 
 def check_pattern(pattern: str, group: str | None) -> None:
     """Raises ValueError for a pattern under which two rows would share a ref, or with a placeholder unknown to us."""
-    for text in (pattern, group or ""):
+    for text in (pattern, group or pattern):
+        check_name(text)
         if unknown := {*_PLACEHOLDER.findall(text)} - {"app", "model", "field", "pk"}:
             raise ValueError(f"{text!r}: there is no {{{min(unknown)}}}; use {{app}}, {{model}}, {{field}} and {{pk}}")
     if "{pk}" not in pattern:
@@ -62,9 +63,9 @@ class Pattern:
         """The ref's name. Raises `InvalidName` when it gets longer than names may be."""
         text = pk_text(self._model, pk)
         space = namespace(self._model, alias)
-        group = None if self._group is None else space + self._group.replace("{pk}", text)
-        name = self._name.replace("{pk}", text)
-        return grouped(check_name(name if group is not None else space + name), group)
+        if self._group is None:
+            return _short(space + self._name.replace("{pk}", text))
+        return grouped(_short(self._name.replace("{pk}", text)), space + self._group.replace("{pk}", text))
 
     def prefix(self, alias: str) -> str:
         """What all names of this field begin with."""
@@ -77,12 +78,19 @@ class Pattern:
         return None if found is None else pk_of_text(self._model, found["pk"])
 
 
+def _short(name: str) -> str:
+    """Its characters are fine: the pattern's and the namespace's were looked at, the key's are escaped."""
+    return name if len(name) <= MAX_NAME_LENGTH else check_name(name)
+
+
 def grouped_pattern(name: str, group: str | None) -> str:
     return name if group is None else f"{group}{GROUP_SEPARATOR}{name}"
 
 
 def pk_text(model: type[models.Model], pk: Any) -> str:
     """One text for one key, however it is written: 7 and "7", a UUID and its hex."""
+    if type(pk) is int and isinstance(model._meta.pk, models.IntegerField):
+        return str(pk)
     try:
         parts = [_escaped(str(field.to_python(part))) for field, part in zip(*_key(model, pk), strict=True)]
     except (ValidationError, ValueError, TypeError) as error:

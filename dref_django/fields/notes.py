@@ -38,13 +38,17 @@ class Edited(NamedTuple):
 class Loaded(NamedTuple):
     """Read together with the rows of a page."""
 
-    name: str
-    """Of the ref: a copy that was given another primary key must not show it."""
+    key: tuple[Any, str | None]
+    """Of the row: a copy that was given another primary key, or database, must not show it."""
     version: int
     data: Data | None
 
 
 Note: TypeAlias = Staged | Edited | Loaded
+
+
+def key_of(row: models.Model) -> tuple[Any, str | None]:
+    return row.pk, row._state.db
 
 
 def note_of(row: models.Model, field: str) -> Note | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from django.db import models, transaction
 
@@ -68,7 +68,7 @@ def _load(using: str, wanted: _Wanted) -> Flow[None]:
         part = wanted[start : start + READS]
         replies: list[Reply] = yield [Read(name) for _, _, name in part]
         for (row, field, name), reply in zip(part, replies, strict=True):
-            notes.put(row, field, Loaded(name, reply.version, reply.data))
+            notes.put(row, field, Loaded(notes.key_of(row), reply.version, reply.data))
             if hub is not None:
                 hub.note(name, reply.version, reply.data, reply.left)
 
@@ -159,13 +159,4 @@ class DRefQuerySet(models.QuerySet[M]):
             raise TypeError("with_refs() reads refs of rows; it does not go together with values() and values_list()")
 
 
-if TYPE_CHECKING:
-
-    class DRefManager(models.Manager[M]):
-        """A manager with `with_refs`; derive your own from it, or `Manager.from_queryset(DRefQuerySet)`."""
-
-        def with_refs(self, *fields: str) -> DRefQuerySet[M]: ...
-
-else:
-    DRefManager = models.Manager.from_queryset(DRefQuerySet, "DRefManager")
-    DRefManager.__module__ = __name__
+DRefManager = models.Manager.from_queryset(DRefQuerySet)

@@ -115,8 +115,10 @@ class RowRef(DRef[T]):
         return self._row is not None and (self._row.pk is None or self._row._state.adding)
 
     def _note_of_row(self) -> notes.Note | None:
-        note = None if self._row is None else notes.note_of(self._row, self._field.name)
-        if isinstance(note, Loaded) and (self._is_unsaved() or note.name != self.name):
+        if self._row is None:
+            return None
+        note = notes.note_of(self._row, self._field.name)
+        if isinstance(note, Loaded) and (self._is_unsaved() or note.key != notes.key_of(self._row)):
             return None
         return note
 
@@ -127,7 +129,7 @@ class RowRef(DRef[T]):
         if self._row is None or not isinstance(note, Loaded) or version < note.version:
             return
         if not self._bind().is_apart():
-            notes.put(self._row, self._field.name, Loaded(self.name, version, data))
+            notes.put(self._row, self._field.name, Loaded(notes.key_of(self._row), version, data))
 
     # --- with the row's database --------------------------------------------------------------------------------
 

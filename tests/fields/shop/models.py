@@ -35,7 +35,7 @@ class Article(models.Model):
     score = DRefCounterField(mirror=True, default=1)
     hot = DRefFlagField(mirror=True)
 
-    objects = DRefManager["Article"]()
+    objects = DRefManager()
 
     def __str__(self) -> str:
         return self.title

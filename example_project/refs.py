@@ -70,7 +70,6 @@ pulse = DRef("demo.pulse", default=Pulse())
 report = DRef("demo.report", default=Report())
 truth = DRef[dict[str, str]]("demo.truth", default=dict, type=dict[str, str])
 """What the back end says of itself: its server, or the cluster that the processes are."""
-here = DRef[list[str]]("demo.here", default=list, type=list[str])
 step_down = DRef("demo.step-down", default=0)
 """The token of the leader that is asked to make room."""
 

@@ -8,12 +8,13 @@ from typing import Any, Final
 from channels.db import database_sync_to_async
 
 from dref_django import DRefError, Presence
+from dref_django.live import limits
 from dref_django.live.consumers import DRefConsumer
 
-LEASE: Final = 4.0
-"""Seconds after which the visitors of a killed process are gone."""
+from .policy import ROOM
+
 VISITOR: Final = "visitor"
-room = Presence("demo", ttl=LEASE)
+room = Presence(ROOM, ttl=limits.configured().presence_lease)
 
 
 class DashboardConsumer(DRefConsumer):

@@ -78,4 +78,5 @@ if BACKEND == "redis":
     CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": URL}}
 
 DREF_BACKEND: Any = {"BACKEND": "redis", "OPTIONS": {"URL": URL}} if BACKEND == "redis" else BACKEND
+DREF_LIVE = {"PRESENCE_LEASE": 4}
 DREF_POLICY = "example_project.policy.DemoPolicy"

@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 from dref_django import DRefError
 
 from . import refs
-from .rooms import VISITOR
+from .rooms import VISITOR, room
 from .settings import BACKEND, PORTS
 from .work import write_report
 
@@ -57,7 +57,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "moods": [(field.name, f"{field.name} weather") for field in dataclasses.fields(refs.Moods)],
         "is_closed": refs.maintenance.get(),
         "report": refs.report.get(),
-        "here": refs.here.get(),
+        "here": room.list(),
         "truth": refs.truth.get(),
         "activities": refs.activity.get(),
         "messages": refs.chat.get(),

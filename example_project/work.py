@@ -17,7 +17,6 @@ from django.utils import timezone
 from dref_django import Change, DRefError, Election, LockTimeout, backends, lock
 
 from . import refs
-from .rooms import room
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Worker:
     def _lead(self) -> None:
         with self.election.lead(timeout=None) as term:
             since = timezone.now().isoformat(timespec="seconds")
-            write_ms, beat, here = 0.0, 0, refs.here.get()
+            write_ms, beat = 0.0, 0
             while refs.step_down.get() != term.token:
                 term.check()
                 self._asked.clear()
@@ -73,8 +72,6 @@ class Worker:
                 if beat % FACTS == 0:
                     facts = list(backends.get_backend().facts().items())[:FACTS]
                     refs.truth.set({name: str(fact) for name, fact in facts}, ttl=10 * FACTS * PERIOD)
-                if (now_here := sorted(room.list())) != here:
-                    refs.here.set(here := now_here)
                 beat += 1
                 self._asked.wait(PERIOD)
         time.sleep(SHY)

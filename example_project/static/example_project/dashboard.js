@@ -49,7 +49,9 @@ watch("demo.chat", (messages) => {
   log.dataset.live = "true";
 });
 
-watch("demo.here", (names) => find("here").replaceChildren(...names.map((name) => make("li", name))));
+watch("dref.presence:demo", ({ members }) => {
+  find("here").replaceChildren(...Object.keys(members).map((name) => make("li", name)));
+});
 
 watch("demo.truth", (facts) => {
   find("truth").replaceChildren(...Object.entries(facts).map(([name, fact]) => make("li", `${name} `, make("b", fact))));

@@ -13,7 +13,7 @@ import pytest
 from dref_django.backends import Params
 from dref_django.backends.memory import MemoryBackend
 from tests.children import Child
-from tests.live.serving import CLOCK, NOISE, PROGRAM, WINDOW, LeanClient, allow_many_files, connect, until
+from tests.live.serving import CLOCK, PROGRAM, LeanClient, allow_many_files, connect, until
 
 Dial: TypeAlias = Callable[[int], Awaitable[list[LeanClient]]]
 
@@ -105,8 +105,6 @@ async def test_thousand_sockets_are_on_time_in_bounded_memory_while_one_in_ten_i
         client.go_on()
     for client in stalled:
         await holds(client, newest)
-    # What was on its way within the window when it stalled, then the newest value; not what came between.
-    assert max(client.messages for client in stalled) < WINDOW / NOISE + 10
     assert not any(client.errors or client.close_code for client in clients)
 
 

@@ -182,7 +182,7 @@ class Driver:
         self._wake.set()
 
     def _submit(self) -> None:
-        if self._proposals:
+        if self._proposals and self._is_up_to_date():
             proposals, self._proposals, self._proposed_bytes = self._proposals, [], 0
             try:
                 term, index = self.raft.propose_many([proposal.data for proposal in proposals])
@@ -197,6 +197,11 @@ class Driver:
             context = self._contexts.to_bytes(8, "big")
             self._unconfirmed[context], self._queries = self._queries, []
             self.raft.read(context)
+
+    def _is_up_to_date(self) -> bool:
+        """Not while the core has just won an election of which the next turn tells: first comes its LEAD entry."""
+        status = self.raft.status()
+        return status.role is not Role.LEADER or (self.role is Role.LEADER and status.term == self.term)
 
     async def run(self) -> None:
         """Returns never; raises what the disk raises, after which this node must not go on."""

@@ -71,17 +71,19 @@ def mirrored_fields() -> list[DRefField[Any]]:
 class Flusher:
     """Flushes the mirrored fields whose refs are on the back end `using`.
 
-    `run(stop)` does it until `stop` rings, waiting for the lock first; `compare()` once, for all rows.
-    `lag`: seconds for which the oldest change that this flusher has heard of has waited; 0 when nothing waits.
+    - `run(stop)` does it until `stop` rings, waiting for the lock first; `compare()` once, for all rows.
+    - The argument `lag`: seconds within which it flushes; `databases`: only rows of these aliases; `ttl`: of its lock.
+    - `flusher.lag`: seconds for which the oldest change that it has heard of has waited, 0 when nothing waits.
     """
 
-    def __init__(self, using: str, *, lag: float = LAG, databases: list[str] | None = None) -> None:
+    def __init__(self, using: str, *, lag: float = LAG, databases: list[str] | None = None, ttl: float = TTL) -> None:
         self.using = using
         self.leads = False
         self.flushed = 0
         """Changes that were written so far."""
         self._period = lag / 2
         self._databases = databases
+        self._ttl = ttl
         self._waiting_since: float | None = None
 
     @property
@@ -92,7 +94,7 @@ class Flusher:
     # --- the loop -------------------------------------------------------------------------------------------------
 
     def run(self, stop: Waker) -> None:
-        lock = Lock(LOCK, ttl=TTL, using=self.using)
+        lock = Lock(LOCK, ttl=self._ttl, using=self.using)
         while not stop.is_set():
             try:
                 held = lock.acquire(timeout=RETRY)
@@ -121,8 +123,7 @@ class Flusher:
         try:
             for prefix in {source.prefix for source in sources}:
                 hub.add(buffer, prefix=prefix).result(backend.params.timeout)
-            while (drained := _drain(buffer)) and not buffer.ended:
-                del drained  # the snapshot: comparing covers it, and what is absent as well
+            _drain(buffer)  # the snapshot: comparing covers it, and what is absent as well
             self.compare(sources)
             self.leads = True
             while not stop.is_set() and not buffer.ended:

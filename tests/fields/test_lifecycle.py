@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.db.models import F
 
-from dref_django import InvalidValue, join_transaction
+from dref_django import InvalidValue, Unavailable, join_transaction
 from dref_django.backends import Backend
 from dref_django.fields import DRefQuerySet, UnsavedRow
 from dref_django.protocol import Read
@@ -28,6 +28,10 @@ Articles = DRefQuerySet[Article]
 
 def stored(backend: Backend, *names: str) -> list[Any]:
     return [backend.execute([Read(name)])[0].data for name in names]
+
+
+def _unavailable(*_: Any, **__: Any) -> Any:
+    raise Unavailable("nobody is there")
 
 
 def refs_of(article: Article) -> list[str]:
@@ -146,6 +150,26 @@ class TestStaged:
         assert article.views.get() == 5
         article, created = articles.update_or_create(title="a", defaults={"views": 6, "featured": True})
         assert (created, article.views.get(), article.featured.get()) == (False, 6, True)
+
+    def test_stays_when_the_back_end_is_away(self, articles: Articles, backend: Backend) -> None:
+        article = articles.create(title="a")
+        article.views = 7
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "execute", _unavailable)
+            with pytest.raises(Unavailable):
+                article.save()
+        assert (article.views.loaded, article.views.get()) == (7, 0)
+        article.save()
+        assert article.views.get() == 7
+
+    def test_deletion_goes_on_when_the_back_end_is_away(self, articles: Articles, backend: Backend) -> None:
+        article = articles.create(title="a", views=7)
+        name = article.views.name
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "execute", _unavailable)
+            article.delete()
+        assert not articles.exists()
+        assert stored(backend, name) == [7]
 
     def test_bulk_create_writes_it_in_one_batch(self, articles: Articles, backend: Backend) -> None:
         with sent(backend) as batches:

@@ -177,7 +177,7 @@ connections.settings["pg"]["NAME"] = os.environ["DREF_TEST_PG_NAME"]
 from dref_django.fields.flusher import Flusher
 from dref_django.waiting import Waker
 import threading
-flusher, stop = Flusher("default", lag=0.2, databases=["pg"]), Waker()
+flusher, stop = Flusher("default", lag=0.2, databases=["pg"], ttl=1), Waker()
 thread = threading.Thread(target=flusher.run, args=(stop,))
 thread.start()
 while not flusher.leads and not stop.wait(0.01): pass

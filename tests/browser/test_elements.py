@@ -85,6 +85,7 @@ class TestStatus:
 
     def test_says_where_the_connection_stands(self, module: Module) -> None:
         module.run("document.documentElement.lang = 'en-GB'")
+        module.run("(window.now = 1e12, Date.now = () => window.now)")
         module.show(self.HTML)
         module.sockets(1)
         assert self.shown(module) == ("connecting", "connecting")
@@ -94,6 +95,7 @@ class TestStatus:
         text, state = self.shown(module)
         assert (text.startswith("values may be old since "), state) == (True, "stale")
         since = text.removeprefix("values may be old since ")
+        module.run("window.now += 60000")
         module.drop()
         # From the moment on at which the server lost its back end, not from the later one.
         assert self.shown(module) == (f"reconnecting, values as of {since}", "reconnecting")

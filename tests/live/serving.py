@@ -48,7 +48,7 @@ def serve(say: Callable[..., None], orders: Iterator[str]) -> None:
         for order in orders:
             match order.split():
                 case ["memory"]:
-                    say("memory", _resident())
+                    say("memory", resident())
                 case ["write", count]:
                     say("written", _write(int(count)))
         server.should_exit = True
@@ -71,7 +71,7 @@ def _write(count: int) -> list[Any]:
     return value
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of memory that this process has now."""
     with Path("/proc/self/statm").open() as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()

@@ -81,10 +81,10 @@ class Contender:
             await get_channel_layer(self.kind).group_send(sockets.GROUP, message)
 
     async def close(self) -> None:
+        self._process.kill()  # first, so that it does not have to say goodbye to each of them
+        self._process.communicate()
         for client in self.clients:
             await client.close()
-        self._process.kill()
-        self._process.communicate()
 
 
 def main() -> None:

@@ -26,8 +26,9 @@ def configure(redis: str, postgres: str) -> None:
     harness.configure(harness.Servers(redis, postgres))
     settings.ALLOWED_HOSTS = ["*"]
     settings.DREF_POLICY = "tests.live.client.OnlyTest"
-    # Recent clients of Redis give up reading after 5 s, which is as long as an idle layer blocks.
-    config = {"hosts": [{"address": redis, "socket_timeout": None}], "capacity": 10_000}
+    # Recent clients of Redis give up reading after 5 s, as long as an idle layer blocks, and open 100 connections only.
+    host = {"address": redis, "socket_timeout": None, "max_connections": 5000}
+    config = {"hosts": [host], "capacity": 10_000}
     settings.CHANNEL_LAYERS = {name: {"BACKEND": path, "CONFIG": config} for name, path in LAYERS.items()}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dref_django import Counter, Flag, streams
 from dref_django.signals import ChangeSignal, dref_changed
+from dref_django.streams import Buffer
 from tests.processes import wait_until
 from tests.scripted import PATIENCE
 from tests.test_callbacks import drained
@@ -47,6 +48,9 @@ def watched(signal: ChangeSignal, refs: int) -> None:
             hub = subscription._hub
             assert hub is not None
             wait_until(lambda hub=hub: hub.status == "READY", "READY", PATIENCE)  # type: ignore[misc]
+            beside = Buffer(False, 1, lambda: None)  # hears of its snapshot after those that came before
+            hub.add(beside, name=subscription._name, prefix=subscription._prefix).result(PATIENCE)
+            hub.remove(beside)
     drained()
     assert len(signal._subscriptions) == refs
 

@@ -13,6 +13,8 @@ import pytest
 from dref_django import Counter, DRef, OutcomeUnknown, Unavailable
 from tests.faults.labs import Lab
 
+pytestmark = pytest.mark.alone
+
 TIMEOUT = 0.6
 SLACK = 0.35
 """Seconds for two busy cores to let a thread run."""

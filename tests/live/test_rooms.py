@@ -130,7 +130,8 @@ async def test_lost_right_ends_being_there_and_seeing_who_is(policy: type[Rooms]
         await client.watch(ROOM)
         await client.value(ROOM)
         await client.say("join", rooms=["test.room"])
-        await client.expect("joined")
+        while (await client.hear())["type"] != "joined":  # the value that shows it may come first
+            pass
         policy.open = False
         heard: list[dict[str, Any]] = []
         while len(heard) < 2:

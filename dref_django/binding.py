@@ -75,7 +75,7 @@ class BaseRef(Generic[T]):
         self._bound: _Bound | None = None
         self._attribute: tuple[type[Any], str] | None = None
         if self._given_name is not None:
-            _known.setdefault((using, self._given_name), self)
+            _declare(self, self._given_name)
 
     # --- identity -----------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class BaseRef(Generic[T]):
         """The name in the back end. Raises `InvalidName` for a ref that has none and is no class attribute."""
         if self._given_name is None:
             self._given_name = naming.grouped(naming.from_attribute(self, self._attribute), self._group)
-            _known.setdefault((self._using, self._given_name), self)
+            _declare(self, self._given_name)
         return self._given_name
 
     @property
@@ -223,8 +223,22 @@ def checked_amount(name: str, amount: Any) -> int:
 
 
 _known: weakref.WeakValueDictionary[tuple[str, str], BaseRef[Any]] = weakref.WeakValueDictionary()
+_known_again: weakref.WeakValueDictionary[int, BaseRef[Any]] = weakref.WeakValueDictionary()
+"""By id, refs declared under a name that another one had then: they may outlive it."""
+
+
+def _declare(ref: BaseRef[Any], name: str) -> None:
+    if _known.setdefault((ref._using, name), ref) is not ref:
+        _known_again[id(ref)] = ref
 
 
 def known_ref(name: str, using: str = conf.DEFAULT_ALIAS) -> BaseRef[Any] | None:
-    """The ref that this process declared under that name, if any."""
-    return _known.get((using, name))
+    """The ref that this process declared under that name, if any; the first of several."""
+    first = _known.get((using, name))
+    if first is not None:
+        return first
+    for reference in _known_again.valuerefs():
+        ref = reference()
+        if ref is not None and (ref._using, ref._given_name) == (using, name):
+            return _known.setdefault((using, name), ref)
+    return None

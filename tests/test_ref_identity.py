@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from dref_django import Counter, DRef, InvalidName
 from dref_django.backends.base import Params
 from dref_django.backends.memory import MemoryBackend
+from dref_django.binding import known_ref
 from dref_django.testing import isolate
 from tests.kinds import installed
 
@@ -20,6 +22,16 @@ class TestRefsThemselves:
         ref: DRef[int] = DRef("far", using="no such alias")
         assert repr(ref) == "DRef('far', using='no such alias')"
         assert repr(Counter("visits")) == "Counter('visits')"
+
+    def test_a_name_is_known_as_long_as_one_of_its_declarations_lives(self) -> None:
+        first, second = Counter("declared twice"), Counter("declared twice")
+        assert known_ref("declared twice") is first
+        del first
+        gc.collect()
+        assert known_ref("declared twice") is second
+        del second
+        gc.collect()
+        assert known_ref("declared twice") is None
 
     @pytest.mark.parametrize("name", ["", "x" * 201, "line\nbreak", "nul\0", "\x1f", "\x7f", "\x9f", "\ud800"])
     def test_bad_names_are_refused_at_once(self, name: str) -> None:

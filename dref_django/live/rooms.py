@@ -123,11 +123,13 @@ class Roster:
         # Each process counts for itself, so what one has told is no base for what another tells.
         self._epoch = new_owner(backend)
         self._version = 0
+        self._closed = False
 
     def open(self, tap: Receiver) -> None:
         self._future: concurrent.futures.Future[None] = background.submit(self._run(tap))
 
     def close(self) -> None:
+        self._closed = True
         self._stream.close()
         self._future.cancel()
 
@@ -136,7 +138,9 @@ class Roster:
             try:
                 async for change in self._stream:
                     tap.push(self._raw(change))
-                return tap.end()
+                if not self._closed:  # by the hub, then: its back end is out of use, for every page
+                    tap.end()
+                return
             except DRefError as error:
                 logger.warning("dref: %r cannot be watched for pages now: %s", self._name, error)
                 await asyncio.sleep(RETRY)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from dref_django import Presence, Unavailable
+from dref_django import Presence, Unavailable, backends, background
+from dref_django.hub import Raw
 from dref_django.live.policy import JOIN, PRESENCE, Policy
+from dref_django.live.rooms import Roster
 from tests.live.client import TIMEOUT, Client, Person
 
 pytestmark = pytest.mark.asyncio
@@ -196,3 +198,31 @@ async def test_by_default_staff_sees_who_is_there_and_nobody_joins(settings: Any
         await client.value(ROOM)
         await client.say("join", rooms=["test.room"])
         await client.expect("error", code="forbidden")
+
+
+class Tap:
+    """Lets go of the room as soon as it has heard of it: the stream then ends before anything is cancelled."""
+
+    def __init__(self) -> None:
+        self.roster = Roster(ROOM, backends.get_backend())
+        self.heard: list[Raw] = []
+        self.ended = False
+
+    def push(self, raw: Raw) -> None:
+        self.heard.append(raw)
+        self.roster.close()
+
+    def end(self) -> None:
+        self.ended = True
+
+
+async def test_last_page_that_lets_go_of_a_room_ends_nothing_else() -> None:
+    """`end` says that the back end is out of use, and would cut off every page of the process for good."""
+    tap = Tap()
+    tap.roster.open(tap)
+    async with asyncio.timeout(TIMEOUT):
+        while not tap.heard:
+            await asyncio.wrap_future(background.submit(asyncio.sleep(0)))
+        for _ in range(3):
+            await asyncio.wrap_future(background.submit(asyncio.sleep(0)))
+    assert not tap.ended

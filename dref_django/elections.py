@@ -23,20 +23,19 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from . import backends, conf, naming
 from .codecs import get_codec
-from .exceptions import DRefError, LockLost, Unavailable
-from .flows import Await, Flow, Pause, adrive, drive, refuse_running_loop
+from .exceptions import DRefError, LockLost
+from .flows import Flow, adrive, drive
 from .held import Held
-from .hub import Hub
-from .keeper import SOONEST, clock
+from .keeper import SOONEST
 from .leasing import RECHECK
 from .locks import DEFAULT_TTL, SETTING, Lock, Timeout, who_am_i
+from .observations import Look, Observation
 from .protocol import ABSENT, OP_ID_SIZE, Data, Inspect, LeaseInfo, Read, Reply, Status, Write, check_name
-from .streams import Buffer, call_back, get_hub
-from .waiting import Waker
+from .streams import call_back
 
 logger = logging.getLogger("dref_django")
 
@@ -144,13 +143,13 @@ class Election:
     async def aleader(self) -> Leader | None:
         return await adrive(self._backend(), self._look())
 
-    def observe(self, timeout: float | None = None) -> Observation:
+    def observe(self, timeout: float | None = None) -> LeaderObservation:
         """The leader now (or None), then each change: `for`, `async for`, also as a context manager.
 
         A resignation and an election show at once, the end of a leader that died when its lease has run out. Who
         follows quickly may hide who was before. Iteration ends after `timeout` seconds without a change (None: never).
         """
-        return Observation(self, timeout)
+        return LeaderObservation(self, timeout)
 
     # --- flows --------------------------------------------------------------------------------------------------
 
@@ -261,91 +260,24 @@ class Candidacy(Lock):
         return self._give((term,), strict=True)
 
 
-class Observation:
-    """The leader now and each change to come, see `Election.observe`. `close()` ends it, from any thread."""
+class LeaderObservation(Observation["Leader | None"]):
+    """The leader now and each change to come, see `Election.observe`."""
+
+    retry = RECHECK
 
     def __init__(self, election: Election, timeout: float | None) -> None:
+        super().__init__(election._backend(), election, timeout, name=election._record)
         self._election = election
-        self._timeout = timeout
-        self._backend = election._backend()
-        self._waker = Waker()
-        self._buffer = Buffer(False, 1, self._waker.set)
-        self._hub: Hub | None = None
         self._token: int | None = None  # of the leader that was told last; 0 for nobody
-        self._closed = False
 
-    def close(self) -> None:
-        self._closed = True
-        if self._hub is not None:
-            self._hub.remove(self._buffer)
-        self._waker.set()
-
-    def __del__(self) -> None:
-        if self._hub is not None and not self._closed:
-            self._hub.remove(self._buffer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Self:
-        refuse_running_loop()
-        return self
-
-    def __next__(self) -> Leader | None:
-        found = drive(self._backend, self._next())
-        if found is None:
-            raise StopIteration
-        return found[0]
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Leader | None:
-        found = await adrive(self._backend, self._next())
-        if found is None:
-            raise StopAsyncIteration
-        return found[0]
-
-    def _next(self) -> Flow[tuple[Leader | None] | None]:
-        """The next change, in a tuple; None when it is over."""
-        deadline = None if self._timeout is None else clock() + self._timeout
-        if self._hub is None:
-            yield from self._open()
-        while not self._closed and not self._buffer.ended:
-            self._waker.clear()
-            self._buffer.pop()
-            try:
-                leader = yield from self._election._look()
-            except Unavailable as error:
-                if self._token is None:
-                    raise
-                logger.info("dref: election %r cannot be observed now: %s", self._election.name, error)
-                pause = RECHECK
-            else:
-                token = 0 if leader is None else leader.token
-                if token != self._token:
-                    self._token = token
-                    return (leader,)
-                pause = RECHECK if leader is None else max(leader.left, SOONEST)
-            if deadline is not None:
-                if clock() >= deadline:
-                    return None
-                pause = min(pause, max(deadline - clock(), 0))
-            yield Pause(pause, self._waker)
-        return None
-
-    def _open(self) -> Flow[None]:
-        self._hub = get_hub(self._backend)
-        yield Await(self._hub.add(self._buffer, name=self._election._record), f"the first look at {self._election!r}")
+    def _look(self) -> Flow[Look[Leader | None]]:
+        self._buffer.pop()
+        leader = yield from self._election._look()
+        token = 0 if leader is None else leader.token
+        if token != self._token:
+            self._token = token
+            return Look((leader,))
+        return Look(None, RECHECK if leader is None else max(leader.left, SOONEST))
 
 
 def _leader(row: LeaseInfo) -> Leader:

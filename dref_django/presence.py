@@ -15,20 +15,18 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from . import attendance, backends, conf
 from .attendance import Info, alive, attendance_of, bury, prefix_of, seat_of
 from .backends.base import Backend
-from .exceptions import DRefError, InvalidValue, Unavailable
-from .flows import Await, Flow, Pause, adrive, drive, refuse_running_loop
-from .hub import Hub
-from .keeper import SOONEST, clock
+from .exceptions import DRefError, InvalidValue
+from .flows import Await, Flow, adrive, drive
+from .keeper import SOONEST
 from .leasing import MIN_TTL
 from .locks import seconds
+from .observations import Look, Observation
 from .protocol import Data, Reply, Row, Scan, check_name
-from .streams import Buffer, get_hub
-from .waiting import Waker
 
 __all__ = ["Presence", "PresenceChange", "PresenceStream"]
 
@@ -151,95 +149,28 @@ class Presence:
         return _members({name: data for name, data in entries.items() if seat_of(name) in living})
 
 
-class PresenceStream:
-    """The members now and each change to come, see `Presence.changes`. `close()` ends it, from any thread."""
+class PresenceStream(Observation[PresenceChange]):
+    """The members now and each change to come, see `Presence.changes`."""
+
+    retry = attendance.RETRY
 
     def __init__(self, presence: Presence, timeout: float | None) -> None:
-        self._presence = presence
-        self._timeout = timeout
-        self._backend = presence._backend()
+        super().__init__(presence._backend(), presence, timeout, prefix=prefix_of(presence.name))
         self._clock = self._backend.clock.monotonic
-        self._waker = Waker()
-        self._buffer = Buffer(False, 1, self._ring)
-        self._hub: Hub | None = None
         self._entries: dict[str, Data] = {}
         self._until: dict[str, float] = {}
         """By seat the moment up to which its process is known to live."""
         self._told: dict[str, Info] | None = None
-        self._closed = False
         self._backend.clock.on_move(self._ring)
+
+    def _look(self) -> Flow[Look[PresenceChange]]:
+        self._take_news()
+        yield from self._ask_who_lives()
+        change = self._change()
+        return Look(None, self._pause()) if change is None else Look((change,))
 
     def _ring(self) -> None:
         self._waker.set()
-
-    def close(self) -> None:
-        self._closed = True
-        if self._hub is not None:
-            self._hub.remove(self._buffer)
-        self._waker.set()
-
-    def __del__(self) -> None:
-        if self._hub is not None and not self._closed:
-            self._hub.remove(self._buffer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Self:
-        refuse_running_loop()
-        return self
-
-    def __next__(self) -> PresenceChange:
-        change = drive(self._backend, self._next())
-        if change is None:
-            raise StopIteration
-        return change
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> PresenceChange:
-        change = await adrive(self._backend, self._next())
-        if change is None:
-            raise StopAsyncIteration
-        return change
-
-    def _next(self) -> Flow[PresenceChange | None]:
-        deadline = None if self._timeout is None else clock() + self._timeout
-        if self._hub is None:
-            self._hub = get_hub(self._backend)
-            opened = self._hub.add(self._buffer, prefix=prefix_of(self._presence.name))
-            yield Await(opened, f"the first look at {self._presence!r}")
-        while not self._closed and not self._buffer.ended:
-            self._waker.clear()
-            self._take_news()
-            try:
-                yield from self._ask_who_lives()
-            except Unavailable as error:
-                if self._told is None:
-                    raise
-                logger.info("dref: %r cannot be observed now: %s", self._presence, error)
-                pause: float | None = attendance.RETRY
-            else:
-                if (change := self._change()) is not None:
-                    return change
-                pause = self._pause()
-            if deadline is not None:
-                if clock() >= deadline:
-                    return None
-                left = max(deadline - clock(), 0)
-                pause = left if pause is None else min(pause, left)
-            yield Pause(pause, self._waker)
-        return None
 
     def _take_news(self) -> None:
         while (raw := self._buffer.pop()) is not None:
@@ -264,7 +195,7 @@ class PresenceStream:
         try:
             yield from bury(dead)
         except DRefError as error:
-            logger.info("dref: %r: what a dead process left stays for the next to remove: %s", self._presence, error)
+            logger.info("dref: %r: what a dead process left stays for the next to remove: %s", self._what, error)
 
     def _change(self) -> PresenceChange | None:
         members, before = _members(self._entries), self._told

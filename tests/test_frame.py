@@ -24,7 +24,7 @@ LAYERS = [
     {"leases", "store"},
     {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
     {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
-    | {"flushing", "op_ids", "sums", "workspace"},
+    | {"flushing", "observations", "op_ids", "sums", "workspace"},
     {"binding", "catalog", "elections", "fenced_models", "fencing", "history", "hot_counters", "inspection", "locks"}
     | {"on_commit", "partitions", "refs"}
     | {"attendance", "presence", "run_once", "semaphores", "transactions"},

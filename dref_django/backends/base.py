@@ -71,6 +71,16 @@ class Sink(Protocol):
     def wake(self, wake: Wake) -> None: ...
 
 
+def hand_over(sink: Sink, events: Sequence[Notice | Wake]) -> None:
+    """What one step made, as a sink takes it."""
+    notices = [event for event in events if isinstance(event, Notice)]
+    if notices:
+        sink.notice(notices)
+    for event in events:
+        if isinstance(event, Wake):
+            sink.wake(event)
+
+
 class Feed(Protocol):
     """One listening connection. All methods run on the background loop.
 

@@ -9,10 +9,10 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 
-from dref_django.protocol import Command, Notice, Reply, Wake
+from dref_django.protocol import Command, Reply, Wake
 from dref_django.store import Event, Store
 
-from .base import Backend, Params, Sink
+from .base import Backend, Params, Sink, hand_over
 
 
 class MemoryBackend(Backend):
@@ -103,13 +103,7 @@ class MemoryFeed:
 
     def _deliver(self) -> None:
         self._scheduled = False
-        events = [self._queue.popleft() for _ in range(len(self._queue))]
-        notices = [event for event in events if isinstance(event, Notice)]
-        if notices:
-            self._sink.notice(notices)
-        for event in events:
-            if isinstance(event, Wake):
-                self._sink.wake(event)
+        hand_over(self._sink, [self._queue.popleft() for _ in range(len(self._queue))])
 
     def _watches(self, name: str) -> bool:
         return name in self._names or any(name.startswith(prefix) for prefix in tuple(self._prefixes))

@@ -12,15 +12,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from dref_django.protocol import Notice, Wake
+from dref_django.backends.base import Sink, hand_over
+from dref_django.protocol import Wake
 from dref_django.store import Event
 
 MAX_QUEUED: Final = 10_000
 """Deliveries that wait for the background loop; what comes then is dropped, and all that is watched is read again."""
 
 if TYPE_CHECKING:
-    from dref_django.backends.base import Sink
-
     from .attachment import Attachment
 
 
@@ -151,15 +150,7 @@ class RaftFeed:
         self._deliver(lambda: self._sink.down(reason))
 
     def _events(self, events: Sequence[Event]) -> None:
-        self._deliver(lambda: self._hand_over(events))
-
-    def _hand_over(self, events: Sequence[Event]) -> None:
-        notices = [event for event in events if isinstance(event, Notice)]
-        if notices:
-            self._sink.notice(notices)
-        for event in events:
-            if isinstance(event, Wake):
-                self._sink.wake(event)
+        self._deliver(lambda: hand_over(self._sink, events))
 
     def _deliver(self, call: Callable[[], None]) -> None:
         """One wake-up of the background loop takes all that has come by then."""

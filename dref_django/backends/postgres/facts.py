@@ -35,16 +35,23 @@ SELECT current_setting('server_version'), (round((pg_notification_queue_usage() 
 
 def facts(backend: PostgresBackend) -> dict[str, Any]:
     """Connects once. The number of entries is the planner's estimate, of all key prefixes."""
+    try:
+        values, _ = row_of(backend, _FACTS)
+    except (Broken, Refused, ImproperlyConfigured) as error:
+        raise backend.unreachable("PostgreSQL", error) from error
+    return dict(zip(NAMES, values, strict=True)) | {"pool of this process": f"{backend.pool.size} connections at most"}
+
+
+def row_of(backend: PostgresBackend, script: str) -> tuple[list[str], int]:
+    """The one row of a query on a connection of its own, and the server's process as that connection announced it."""
     limit = Limit.of(backend.params.timeout)
     session: Session | None = None
     try:
         session = Session(connect(backend.address.params(backend.params.timeout), limit.end), prepares=False)
         session.wait(greet(session, backend.address), limit)
-        row = session.wait(session.script(_FACTS), limit)
-        values = [(row.get_value(0, column) or b"").decode() for column in range(row.nfields)]
-    except (Broken, Refused, ImproperlyConfigured) as error:
-        raise backend.unreachable("PostgreSQL", error) from error
+        result = session.wait(session.script(script), limit)
+        row = [(result.get_value(0, column) or b"").decode() for column in range(result.nfields)]
+        return row, session.pgconn.backend_pid
     finally:
         if session is not None:
             session.close()
-    return dict(zip(NAMES, values, strict=True)) | {"pool of this process": f"{backend.pool.size} connections at most"}

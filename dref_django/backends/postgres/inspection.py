@@ -9,8 +9,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from dref_django.exceptions import DRefError
 
-from .pools import Unusable, greet
-from .session import Broken, Limit, Refused, Session, connect
+from .facts import row_of
+from .pools import Unusable
+from .session import Broken, Refused
 
 if TYPE_CHECKING:
     from .backend import PostgresBackend
@@ -35,22 +36,13 @@ def inspect(backend: PostgresBackend) -> list[CheckMessage]:
         backend.address.check_vendor()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="dref.E030")]
-    limit = Limit.of(backend.params.timeout)
-    session: Session | None = None
     try:
-        session = Session(connect(backend.address.params(backend.params.timeout), limit.end), prepares=False)
-        session.wait(greet(session, backend.address), limit)
-        facts = session.wait(session.script(_FACTS), limit)
-        row = [(facts.get_value(0, column) or b"").decode() for column in range(facts.nfields)]
-        return _judge(backend, row, session.pgconn.backend_pid)
+        return _judge(backend, *row_of(backend, _FACTS))
     except Unusable as error:
         return [Error(str(error), id="dref.E031")]
     except (Broken, Refused, DRefError) as error:
         hint = "Check that the server runs and that DATABASES points at it."
         return [Error(f"{where}: PostgreSQL cannot be reached: {error}", hint=hint, id="dref.E032")]
-    finally:
-        if session is not None:
-            session.close()
 
 
 def _judge(backend: PostgresBackend, row: list[str], announced_pid: int) -> list[CheckMessage]:

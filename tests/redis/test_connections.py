@@ -96,6 +96,15 @@ async def test_close_reaches_the_connections_of_running_loops(named: Named) -> N
     assert (await named.backend.aexecute([Read("n")]))[0].data == 1
 
 
+async def test_what_a_server_says_unasked_is_not_taken_for_the_next_reply(named: Named) -> None:
+    await named.backend.aexecute([Write("n", 1)])
+    pool = await named.backend._loop_pools().pool(None)
+    (idle,) = pool._idle
+    idle._reader.feed_data(b"+nonsense\r\n")  # the loop has read it while nobody waited
+    assert (await named.backend.aexecute([Read("n")]))[0].data == 1
+    assert pool._idle != [idle]
+
+
 def test_threads_share_a_bounded_number_of_connections(make_backend: MakeBackend, redis_server: HasUrl) -> None:
     named = Named(make_backend, redis_server, MAX_CONNECTIONS=2)
     threads = [

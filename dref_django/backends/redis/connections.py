@@ -234,16 +234,6 @@ class ThreadPool:
                 self._drop(self._idle.pop())
 
 
-def _has_ended(connection: AsyncConnection) -> bool:
-    """As `Wire.is_dead`; the kernel knows of the end before the loop has turned and told the stream."""
-    writer = connection._writer
-    if writer is None or connection._reader.at_eof():
-        return True
-    poll = select.poll()
-    poll.register(writer.get_extra_info("socket"), select.POLLIN)
-    return bool(poll.poll(0))
-
-
 def _is_dead(connection: AsyncConnection) -> bool:
     """As `Wire.is_dead`. A loop that did not run meanwhile has not heard that the server hung up, so ask the socket."""
     reader = connection._reader
@@ -297,7 +287,7 @@ class LoopPool:
         while True:
             while self._idle:
                 connection = self._idle.pop()
-                if not _has_ended(connection):
+                if not _is_dead(connection):
                     return connection
                 await self._drop(connection)
             if self._open < self._max:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from dref_django import backends, conf
 from dref_django.backends.base import Params
 from dref_django.backends.memory import MemoryBackend
-
-ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- no test: [^>]+ -->\n)?```python\n(.*?)```", re.DOTALL)
+from tests.examples import ROOT, run_examples
 
 
 @pytest.fixture
@@ -26,11 +23,7 @@ def memory() -> Iterator[None]:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("memory")
 def test_every_example_of_the_readme_runs() -> None:
-    blocks = [code for exempt, code in BLOCK.findall((ROOT / "README.md").read_text()) if not exempt]
-    assert len(blocks) > 8
-    namespace: dict[str, object] = {"__name__": __name__}
-    for number, code in enumerate(blocks):
-        exec(compile(code, f"README.md, example {number}", "exec", dont_inherit=True), namespace)  # noqa: S102
+    assert run_examples("README.md") > 8
 
 
 def test_every_setting_check_and_public_name_is_in_the_docs() -> None:

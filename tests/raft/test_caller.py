@@ -16,6 +16,7 @@ from dref_django.backends.raft.calls import Answer, Answered, Ask, Question
 from dref_django.backends.raft.machine import Request
 from dref_django.backends.raft.sessions import WINDOW
 from dref_django.protocol import Add, Command, Read
+from tests.processes import wait_until
 
 PATIENCE = 10.0
 
@@ -140,9 +141,7 @@ def test_no_more_numbers_are_open_than_a_session_remembers(caller: Caller) -> No
     gate = Gate(*[None] * WINDOW)
     attach(caller, gate)
     calls = [begin(caller) for _ in range(WINDOW + 5)]
-    deadline = time.monotonic() + PATIENCE
-    while len(gate.asked) < WINDOW and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: len(gate.asked) >= WINDOW, "a full window", PATIENCE)
     assert max(request.number - request.floor for request in gate.requests) == WINDOW - 1
     assert not any(call.future.done() for call in calls)
 

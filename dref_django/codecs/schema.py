@@ -23,7 +23,6 @@ from .typed import compiled, title_of
 IMMUTABLE: Final = frozenset(
     {int, float, bool, str, bytes, type(None), Decimal, datetime, date, time, timedelta, UUID}
 )  # fmt: skip
-_INFERRED: Final = IMMUTABLE - {type(None)}
 
 
 class Schema:

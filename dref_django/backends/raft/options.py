@@ -50,7 +50,7 @@ class Role(Enum):
     AUTO = "auto"
     """Has the log; votes while there are fewer than VOTERS."""
     VOTER = "voter"
-    """As AUTO, and is preferred when there are more nodes than votes."""
+    """As AUTO, said on purpose: this host is no client."""
     CLIENT = "client"
     """Has no log and no data: asks the members over the network."""
 

@@ -1,4 +1,4 @@
-"""The subcommands of `manage.py dref`, a module each; imported only when they are used.
+"""The subcommands of `manage.py dref`, a module each; imported when that command is run, not before.
 
 A module has `HELP` (one line), `add_arguments(parser)` and `handle(options, out, err) -> exit code`. Bad input raises
 `CommandError`, which names what is wrong and what to do.

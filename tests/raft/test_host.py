@@ -6,11 +6,14 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,7 +229,41 @@ class TestCommands:
                     node.kill()
                 janitor().forget_process(node.pid)
 
-    def test_transfer_moves_leadership(self, tmp_path: Path) -> None:
+    def members(self, cluster: Cluster) -> dict[str, Any]:
+        done = self.run(cluster, "cluster", "--json")
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        return {row["node"]: row for row in rows}
+
+    def test_members_of_a_running_cluster_are_shown_added_and_removed(self, tmp_path: Path) -> None:
+        with Cluster(tmp_path) as cluster:
+            processes = cluster.start_all()
+            with socket.create_connection(("127.0.0.1", cluster.ports[1]), PATIENCE) as stranger:
+                stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                with suppress(ConnectionResetError):
+                    assert stranger.recv(1) == b"", "a stranger is turned away without a word"
+            rows = self.members(cluster)
+            assert sorted(row["role"] for row in rows.values()) == ["leader", "voter", "voter"]
+            assert len({row["term"] for row in rows.values()}) == 1
+            refused = {int(row["address"].rpartition(":")[2]): row["refused"] for row in rows.values()}
+            assert refused == {cluster.ports[0]: {}, cluster.ports[1]: {"garbage": 1}, cluster.ports[2]: {}}
+
+            nobody = "0" * 16
+            assert self.run(cluster, "cluster", "add", nobody).returncode == 0
+            row = self.members(cluster)[nobody]
+            assert (row["role"], row["refused"]) == ("learner", None)
+            assert row["lag"] > 0
+            kill_all(processes[2:])
+            (gone,) = [node for node, row in rows.items() if row["address"].endswith(f":{cluster.ports[2]}")]
+            for node in (nobody, gone):
+                done = self.run(cluster, "cluster", "remove", node)
+                assert done.returncode == 0, done.stderr
+            shown = self.run(cluster, "cluster").stdout
+            assert "garbage 1" in shown
+            assert set(rows) - {gone} == {line.split()[0] for line in shown.splitlines()[1:]}
+            kill_all(processes[:2])
+
+    def test_transfer_moves_leadership_and_what_makes_no_sense_is_refused(self, tmp_path: Path) -> None:
         with Cluster(tmp_path) as cluster:
             processes = cluster.start_all()
             status = cluster.status()
@@ -234,9 +271,14 @@ class TestCommands:
             done = self.run(cluster, "cluster", "transfer", other)
             assert done.returncode == 0, done.stderr
             wait_until(lambda: leader_status(cluster.client)["node"] == other, "the transfer", PATIENCE)
-            refused = self.run(cluster, "cluster", "remove", "nobody")
-            assert refused.returncode == 1
-            assert "nobody" in refused.stderr
+            for verb, node, reason in [
+                ("add", other, "is a member already"),
+                ("remove", "nobody", "nobody is not a member"),
+                ("recover", "--yes", "stop all of them first"),
+            ]:
+                refused = self.run(cluster, "cluster", verb, node)
+                assert refused.returncode == 1
+                assert reason in refused.stderr
             kill_all(processes)
 
     def test_recover_makes_a_cluster_of_one_out_of_a_lost_majority(self, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -11,7 +12,9 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 
 from dref_django.exceptions import DRefError, Unavailable
 
-from .calls import Answer, Ask, Question
+from .calls import Answer, Ask, Question, pack_question
+from .network import CLIENT
+from .transport import TransportError, dial
 
 if TYPE_CHECKING:
     from .backend import RaftBackend
@@ -20,6 +23,8 @@ NO_LEADER: Final = "dref.E060"
 EVEN: Final = "dref.W061"
 RETRY: Final = 0.05
 """Seconds between two attempts to ask."""
+TIMEOUT: Final = 2.0
+"""Seconds that a node gets to say how it is."""
 
 
 class Refused(DRefError):
@@ -49,6 +54,32 @@ def leader_status(backend: RaftBackend) -> dict[str, Any]:
     """What the leader says of itself and of the other members. Raises `Unavailable`."""
     status: dict[str, Any] = ask(backend, Question(Ask.STATUS, ("leader",)))
     return status
+
+
+def node_statuses(backend: RaftBackend, addresses: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What each node at these addresses says of itself, by node; nothing of those that do not answer in `TIMEOUT`."""
+
+    async def ask_all() -> list[dict[str, Any]]:
+        answers = await asyncio.gather(*(_ask_node(backend, address) for address in addresses.values()))
+        return [said for said in answers if said is not None]
+
+    return {said["node"]: said for said in asyncio.run(ask_all())}
+
+
+async def _ask_node(backend: RaftBackend, address: str) -> dict[str, Any] | None:
+    options = backend.options
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            channel = await dial(address, options.secrets, {"role": CLIENT}, tls=options.dial_tls)
+            try:
+                channel.send(pack_question(1, Question(Ask.STATUS)))
+                *_, body = msgpack.unpackb(await channel.receive())
+            finally:
+                channel.close()
+    except (OSError, EOFError, TransportError):  # a timeout is an OSError
+        return None
+    said: dict[str, Any] = msgpack.unpackb(body)
+    return said
 
 
 def facts(backend: RaftBackend) -> dict[str, Any]:

@@ -83,6 +83,10 @@ class Network:
     def addresses(self) -> dict[str, str]:
         return {**self._links.addresses(), self.node_id: self._here}
 
+    def refusals(self) -> dict[str, int]:
+        """Connections that were turned away, by reason; see `Acceptor.refusals`."""
+        return dict(self._acceptor.refusals.counts)
+
     def forget_all_but(self, members: Collection[str]) -> None:
         """Dials no longer those that are gone and belong to the cluster no more."""
         for node in self._links.addresses():

@@ -111,6 +111,7 @@ class Node:
             "learners": sorted(status.members.learners),
             "peers": peers,
             "addresses": {} if self._network is None else self._network.addresses(),
+            "refused": {} if self._network is None else self._network.refusals(),
         }
 
     # --- frames between nodes -----------------------------------------------------------------------------------

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.labs import Lab, PostgresLab, RedisLab
+from tests.faults.labs import Breakable, Lab, PostgresLab, RaftLab, RedisLab, ServerLab
 from tests.proxy import TcpProxy
-from tests.servers import PostgresServer, RedisServer, Server
+from tests.raft.clusters import ClusterServer
+from tests.servers import PostgresServer, RedisServer
 
-KINDS = ("redis", "postgres")
+KINDS = ("redis", "postgres", "raft")
 
 
-def healed(server: Server) -> Server:
-    """The server, running and thawed, whatever the test before did to it."""
+def healed(server: Breakable) -> None:
+    """The server runs and is thawed, whatever the test before did to it."""
     if server.running():
         server.resume()
     else:
         server.start()
-    return server
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,32 @@ def postgres_lab(own_postgres: PostgresServer) -> Iterator[PostgresLab]:
             lab.close()
 
 
+@pytest.fixture(scope="session")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServer]:
+    with ClusterServer(tmp_path_factory.mktemp("cluster")) as server:
+        yield server
+
+
+@pytest.fixture
+def raft_lab(own_cluster: ClusterServer) -> Iterator[RaftLab]:
+    healed(own_cluster)
+    with TcpProxy("127.0.0.1", own_cluster.port) as proxy:
+        lab = RaftLab(own_cluster, proxy)
+        try:
+            yield lab
+        finally:
+            healed(own_cluster)
+            proxy.heal()
+            lab.close()
+
+
 @pytest.fixture(params=KINDS)
 def lab(request: pytest.FixtureRequest) -> Lab:
     chosen: Lab = request.getfixturevalue(f"{request.param}_lab")
+    return chosen
+
+
+@pytest.fixture(params=("redis", "postgres"))
+def server_lab(request: pytest.FixtureRequest) -> ServerLab:
+    chosen: ServerLab = request.getfixturevalue(f"{request.param}_lab")
     return chosen

@@ -12,9 +12,10 @@ import secrets
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
@@ -23,10 +24,13 @@ from django.db import connections
 from dref_django import backends, conf, migrations
 from dref_django.backends.base import Params
 from dref_django.backends.postgres.channels import Channels
+from dref_django.backends.raft.backend import RaftBackend
 from dref_django.backends.redis.keys import Keys
+from dref_django.protocol import Read
 from tests.faults.driver import Program, Worker, program, run_python
 from tests.proxy import TcpProxy
-from tests.servers import PostgresServer, RedisServer, Server
+from tests.raft.clusters import ClusterServer
+from tests.servers import PostgresServer, RedisServer
 from tests.settings import postgres_alias
 
 TIMEOUT = 1.0
@@ -35,12 +39,28 @@ HEARTBEAT = 0.3
 NAMES = ("KEY_PREFIX", "TIMEOUT", "HEARTBEAT", "OPTIONS")
 
 
+class Breakable(Protocol):
+    """A server, or what stands for one, that keeps port and data through all that is done to it."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def running(self) -> bool: ...
+    def start(self) -> object: ...
+    def kill(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
 class Lab(ABC):
     """Of one test: the server may be shared by the tests of a run, key prefix and proxy are not."""
 
     kind: ClassVar[str]
 
-    def __init__(self, server: Server, proxy: TcpProxy) -> None:
+    def __init__(self, server: Breakable, proxy: TcpProxy) -> None:
         self.server = server
         self.proxy = proxy
         self.prefix = f"faults-{secrets.token_hex(6)}"
@@ -134,20 +154,28 @@ class Lab(ABC):
 
     small_pool: ClassVar[Mapping[str, int]]
     """OPTIONS for two connections, so that operations queue for them."""
-    listening: ClassVar[bytes]
-    """What a client sends that begins to listen."""
+    sends_again: ClassVar[bool] = False
+    """Whether a change is sent again on its own when the connection is lost; the server knows it from the first time,
+    however long ago that was."""
 
     @abstractmethod
     def first_change(self, name: str) -> bytes:
         """What only the request contains that makes a new entry."""
 
     @abstractmethod
-    def write_silently(self, name: str, number: int) -> None:
-        """Stores a newer version of an integer; no hint goes out."""
-
-    @abstractmethod
     def number(self, name: str) -> int | None:
         """The integer that is stored."""
+
+
+class ServerLab(Lab):
+    """Of a server that is not ours: it has a connection for listening, and can be got at past the library."""
+
+    listening: ClassVar[bytes]
+    """What a client sends that begins to listen."""
+
+    @abstractmethod
+    def write_silently(self, name: str, number: int) -> None:
+        """Stores a newer version of an integer; no hint goes out."""
 
     @abstractmethod
     def spoil(self, name: str, how: str) -> None:
@@ -160,7 +188,7 @@ class Lab(ABC):
         """Sends garbage to those who listen to this name."""
 
 
-class RedisLab(Lab):
+class RedisLab(ServerLab):
     kind = "redis"
     small_pool = {"MAX_CONNECTIONS": 2}
     listening = b"SUBSCRIBE"
@@ -242,7 +270,7 @@ class RedisLab(Lab):
             assert client.publish(self._keys().channel(name), payload) > 0, "nobody heard it"
 
 
-class PostgresLab(Lab):
+class PostgresLab(ServerLab):
     kind = "postgres"
     small_pool = {"POOL_SIZE": 2}
     listening = b"LISTEN"
@@ -318,3 +346,37 @@ class PostgresLab(Lab):
 
     def shout(self, name: str, payload: bytes) -> None:
         self._ask("SELECT pg_notify(%s, %s)", Channels(self.prefix).of_name(name), payload.decode("latin-1"))
+
+
+class RaftLab(Lab):
+    """Processes under test are clients of a cluster of three nodes, each with a process of its own. One connection of
+    a client is for everything; those who listen in a test are behind its proxy."""
+
+    kind = "raft"
+    small_pool: ClassVar[Mapping[str, int]] = {}
+    sends_again = True
+    server: ClusterServer
+
+    def _options(self, url: str) -> dict[str, Any]:
+        return self.server.options(urlsplit(url).port)
+
+    def connections(self) -> int:
+        return self.server.connections
+
+    def listeners(self) -> int:
+        return self.proxy.connections
+
+    def kill_listeners(self) -> int:
+        connections = self.proxy.connections
+        self.proxy.cut()
+        return connections
+
+    def first_change(self, name: str) -> bytes:
+        return name.encode()
+
+    def number(self, name: str) -> int | None:
+        params = Params("behind-the-back", self.prefix, options=self.server.options())
+        with closing(RaftBackend(params)) as backend:
+            number = backend.execute([Read(name)])[0].data
+        assert not isinstance(number, bytes)
+        return number

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 
 from dref_django import Counter, DRef, DRefError, OutcomeUnknown, Unavailable
-from tests.faults.labs import Lab, PostgresLab, RedisLab
+from tests.faults.labs import Lab, PostgresLab, RedisLab, ServerLab
 from tests.processes import wait_until
 
-LABS = {"redis": RedisLab, "postgres": PostgresLab}
+LABS: dict[str, type[ServerLab]] = {"redis": RedisLab, "postgres": PostgresLab}
 SPOILED = [(kind, how) for kind, lab in LABS.items() for how in lab.spoilings]
 TIMEOUT = 1.0
 
 
 @pytest.fixture
-def spoiled_lab(request: pytest.FixtureRequest, kind: str) -> Lab:
+def lab_of_kind(request: pytest.FixtureRequest, kind: str) -> Lab:
     chosen: Lab = request.getfixturevalue(f"{kind}_lab")
     return chosen
 
@@ -42,9 +42,9 @@ def outcome(act: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize(("kind", "how"), SPOILED)
 @pytest.mark.parametrize("holds", ["integer", "bytes"])
 def test_a_spoiled_entry_is_an_error_that_names_it_and_nothing_else_suffers(
-    spoiled_lab: Lab, how: str, holds: str
+    lab_of_kind: ServerLab, how: str, holds: str
 ) -> None:
-    lab = spoiled_lab
+    lab = lab_of_kind
     with lab.here(proxied=False, timeout=TIMEOUT) as alias:
         name = "spoiled-ref"
         ref: DRef[Any] = Counter(name, using=alias) if holds == "integer" else DRef(name, "", using=alias)
@@ -74,8 +74,8 @@ def test_a_spoiled_entry_is_an_error_that_names_it_and_nothing_else_suffers(
 
 
 @pytest.mark.parametrize(("kind", "how"), SPOILED)
-def test_watchers_of_other_refs_do_not_notice_a_spoiled_one(spoiled_lab: Lab, how: str) -> None:
-    lab = spoiled_lab
+def test_watchers_of_other_refs_do_not_notice_a_spoiled_one(lab_of_kind: ServerLab, how: str) -> None:
+    lab = lab_of_kind
     with lab.here(proxied=False, timeout=TIMEOUT, heartbeat=0.2) as alias:
         spoiled, healthy = Counter("spoiled-ref", using=alias), Counter("healthy", using=alias)
         spoiled.set(1)
@@ -116,18 +116,20 @@ UNTRUE = [b"s 99999999999999999 1 - 5 1\nx", b"b -1 -1 -1\n", b"h 99999999999999
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: repr(garbage[:12]))
-def test_garbage_on_a_channel_is_ignored(lab: Lab, garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    with lab.here(proxied=False, heartbeat=60.0) as alias:
+def test_garbage_on_a_channel_is_ignored(
+    server_lab: ServerLab, garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server_lab.here(proxied=False, heartbeat=60.0) as alias:
         counter = Counter("watched-ref", using=alias)
         with counter.changes(timeout=5, every=True) as stream, caplog.at_level(logging.WARNING, "dref_django"):
             assert next(stream).value == 0
             counter.increment()
             assert next(stream).value == 1
-            lab.shout("watched-ref", garbage)
+            server_lab.shout("watched-ref", garbage)
             assert counter.increment() == 2
             change = next(stream)
             assert (change.value, change.gap) == (2, False), "the listener did not survive"
-            lab.shout("watched-ref", garbage)
+            server_lab.shout("watched-ref", garbage)
             assert counter.increment() == 3
             assert next(stream).value == 3
         assert not [record for record in caplog.records if record.levelno >= logging.ERROR], caplog.text
@@ -205,13 +207,21 @@ BABBLE = {
         "huge message": b"R\x7f\xff\xff\xff\x00\x00\x00\x00",
         **ANYBODY,
     },
+    "raft": {
+        "empty frame": b"\0\0\0\0",
+        "frame of letters": b"\0\0\0\x07garbage",
+        "frame that never ends": b"\0\0\x03\0x",
+        "huge frame": b"\xff\xff\xff\xff\0",
+        "frames without end": b"\0\0\0\x01\xc0" * 5000,
+        **ANYBODY,
+    },
 }
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize(("kind", "babble"), [(kind, babble) for kind, babbles in BABBLE.items() for babble in babbles])
-def test_a_server_that_speaks_nonsense_is_an_error_in_time(spoiled_lab: Lab, kind: str, babble: str, way: str) -> None:
-    with babbling(BABBLE[kind][babble]) as port, spoiled_lab.here_at(port, timeout=0.4) as alias:
+def test_a_server_that_speaks_nonsense_is_an_error_in_time(lab_of_kind: Lab, kind: str, babble: str, way: str) -> None:
+    with babbling(BABBLE[kind][babble]) as port, lab_of_kind.here_at(port, timeout=0.4) as alias:
         counter, text = Counter("counted", using=alias), DRef("text", "", using=alias)
         acts: list[Callable[[], Any]] = [counter.get, counter.increment, text.get, lambda: text.set("x")]
         if way == "async":

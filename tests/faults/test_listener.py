@@ -8,7 +8,7 @@ import pytest
 
 from dref_django.hub import FeedStatus
 from tests.faults.driver import PATIENCE, Worker
-from tests.faults.labs import HEARTBEAT, Lab
+from tests.faults.labs import HEARTBEAT, Lab, ServerLab
 from tests.processes import wait_until
 
 NAMES = ("first", "second")
@@ -73,12 +73,12 @@ def test_a_listener_ended_by_the_server_repairs_itself(lab: Lab) -> None:
         wait_for_value(watcher, "first", value, after=mark)
 
 
-def test_a_silent_listener_is_found_out_in_a_few_heartbeats(lab: Lab) -> None:
-    watcher, writer = watching(lab), lab.worker()
+def test_a_silent_listener_is_found_out_in_a_few_heartbeats(server_lab: ServerLab) -> None:
+    watcher, writer = watching(server_lab), server_lab.worker()
     assert writer.call("first", "increment") == 1
     wait_for_value(watcher, "first", 1, after=0)
     mark = watcher.mark()
-    assert lab.proxy.isolate(lab.listening) >= 1
+    assert server_lab.proxy.isolate(server_lab.listening) >= 1
     started = time.monotonic()
     assert writer.call("first", "increment") == 2
     wait_for_value(watcher, "first", 2, after=mark)  # by the comparison of versions
@@ -106,12 +106,12 @@ def test_a_black_hole_makes_watchers_stale_and_its_end_ready_again(lab: Lab) -> 
     wait_for_status(watcher, FeedStatus.READY)
 
 
-def test_a_lost_hint_is_made_up_for_at_the_heartbeat(lab: Lab) -> None:
-    watcher, writer = watching(lab), lab.worker()
+def test_a_lost_hint_is_made_up_for_at_the_heartbeat(server_lab: ServerLab) -> None:
+    watcher, writer = watching(server_lab), server_lab.worker()
     assert writer.call("first", "increment") == 1
     wait_for_value(watcher, "first", 1, after=0)
     mark = watcher.mark()
-    lab.write_silently("first", 41)
+    server_lab.write_silently("first", 41)
     wait_for_value(watcher, "first", 41, after=mark, gap=True)
     assert wait_for_status(watcher, FeedStatus.READY) < PATIENCE
     mark = watcher.mark()
@@ -119,12 +119,12 @@ def test_a_lost_hint_is_made_up_for_at_the_heartbeat(lab: Lab) -> None:
     wait_for_value(watcher, "first", 42, after=mark)
 
 
-def test_a_hint_that_follows_a_lost_one_reveals_the_hole_at_once(lab: Lab) -> None:
-    watcher, writer = watching(lab, heartbeat=60), lab.worker()  # no comparison helps within this test
+def test_a_hint_that_follows_a_lost_one_reveals_the_hole_at_once(server_lab: ServerLab) -> None:
+    watcher, writer = watching(server_lab, heartbeat=60), server_lab.worker()  # no comparison helps within this test
     assert writer.call("first", "increment") == 1
     wait_for_value(watcher, "first", 1, after=0)
     mark = watcher.mark()
-    lab.write_silently("first", 41)
+    server_lab.write_silently("first", 41)
     assert writer.call("first", "increment") == 42
     for every in (False, True):
         watcher.wait_for_event("change", "the true value", after=mark, name="first", value=42, every=every)

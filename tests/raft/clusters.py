@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from dref_django.backends.raft.diagnosis import ask, leader_status
 from dref_django.exceptions import DRefError
 from dref_django.protocol import Data, Read
 from tests.faults.driver import PATIENCE, Worker
-from tests.processes import freeze, kill_family, thaw, wait_until
+from tests.processes import freeze, kill_family, send, thaw, wait_until
+from tests.proxy import TcpProxy
 from tests.servers import free_port, janitor
 
 TIMEOUT = 5.0
@@ -122,6 +124,16 @@ class Cluster:
         self.status()
         return processes
 
+    @property
+    def alive(self) -> list[Process]:
+        return [process for process in self.processes if not process.is_dead]
+
+    def kill_all(self) -> None:
+        """kill -9 for all at once."""
+        send(signal.SIGKILL, *(process.pid for process in self.alive))
+        for process in self.alive:
+            process.kill()
+
     # --- from outside -------------------------------------------------------------------------------------------
 
     @property
@@ -161,3 +173,54 @@ class Cluster:
     def value(self, name: str) -> Data | None:
         (reply,) = self.client.execute([Read(name)])
         return reply.data
+
+
+class ClusterServer:
+    """Three nodes as one server: its port leads to one of them, and it is killed, frozen and started as a whole."""
+
+    def __init__(self, directory: Path) -> None:
+        self.cluster = Cluster(directory)
+        self._door = TcpProxy("127.0.0.1", self.cluster.ports[0])
+
+    def __enter__(self) -> Self:
+        self._door.start()
+        self.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._door.close()
+        self.cluster.__exit__(kind, error, traceback)
+
+    @property
+    def port(self) -> int:
+        return self._door.port
+
+    @property
+    def url(self) -> str:
+        return f"raft://127.0.0.1:{self.port}/"
+
+    @property
+    def connections(self) -> int:
+        """Those of clients."""
+        return self._door.connections
+
+    def options(self, port: int | None = None) -> dict[str, Any]:
+        """OPTIONS of a client that finds the cluster at this port."""
+        return {**self.cluster.options(0, ROLE="client"), "NODES": [f"127.0.0.1:{port or self.port}"]}
+
+    def running(self) -> bool:
+        return bool(self.cluster.alive)
+
+    def start(self) -> None:
+        self.cluster.start_all()
+
+    def kill(self) -> None:
+        self.cluster.kill_all()
+
+    def pause(self) -> None:
+        for process in self.cluster.alive:
+            process.freeze()
+
+    def resume(self) -> None:
+        for process in self.cluster.alive:
+            process.thaw()

@@ -19,12 +19,13 @@ from dref_django.fields import start_mirrors  # noqa: E402
 from dref_django.live import limits  # noqa: E402
 
 from .rooms import DashboardConsumer  # noqa: E402
+from .settings import NAME  # noqa: E402
 from .work import Worker  # noqa: E402
 
 start_mirrors()  # of the articles' scores
 
-# A server process, and no other command, takes part in the work. `DREF_DEMO_PORT` is its name on the pages.
-Worker(os.environ.get("DREF_DEMO_PORT", "8000")).start()
+# A server process, and no other command, takes part in the work.
+Worker(NAME).start()
 
 application = ProtocolTypeRouter(
     {

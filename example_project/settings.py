@@ -3,6 +3,7 @@
 - `DREF_DEMO_BACKEND`: memory, raft, redis or postgres (raft finds its nodes by variables of its own, `DREF_PORT` ...);
 - `DREF_DEMO_URL`: where that server is;
 - `DREF_DEMO_PORTS`: where the demo's processes listen, "8000,8001";
+- `DREF_DEMO_PORT`: where this one does, its name on the pages; without it that is the host's (in a container its id);
 - `DREF_DEMO_DIR`: the directory of the SQLite database (users and sessions, except on postgres).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 BACKEND = os.environ.get("DREF_DEMO_BACKEND", "memory")
 URL = os.environ.get("DREF_DEMO_URL", "")
 PORTS = [port for port in os.environ.get("DREF_DEMO_PORTS", "").split(",") if port]
+NAME = os.environ.get("DREF_DEMO_PORT") or socket.gethostname()
 DIRECTORY = Path(os.environ.get("DREF_DEMO_DIR", tempfile.gettempdir()))
 
 # The processes of one demo share it; the next demo has another.

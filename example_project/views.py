@@ -20,7 +20,7 @@ from dref_django import DRefError
 
 from . import refs
 from .rooms import VISITOR, room
-from .settings import BACKEND, PORTS
+from .settings import BACKEND, NAME, PORTS
 from .work import write_report
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "activities": refs.activity.get(),
         "messages": refs.chat.get(),
         "message_size": refs.MESSAGE_SIZE,
-        "nodes": [(name, refs.node_of(name).get()) for name in PORTS or [port]],
+        "nodes": [(name, refs.node_of(name).get()) for name in PORTS or [NAME]],
         "visitor": visitor_of(request),
     }
     return render(request, "example_project/dashboard.html", context)

@@ -63,7 +63,7 @@ function placeOf(port) {
   if (known) return known;
   const place = document.querySelector("#nodes li").cloneNode(true);
   place.dataset.port = port;
-  place.querySelector("b").textContent = `port ${port}`;
+  place.querySelector("b").textContent = /^\d{1,5}$/.test(port) ? `port ${port}` : port;
   find("nodes").append(place);
   return place;
 }

@@ -14,6 +14,7 @@ from dref_django.exceptions import DRefError
 
 from . import policy as policies
 from . import wire, writes
+from .counting import tally_of
 from .fanout import get_fanout
 from .limits import Limits
 from .outbox import Outbox, Overrun
@@ -42,6 +43,7 @@ class Connection:
     ) -> None:
         self._alias = alias
         self._fanout = get_fanout(alias)
+        self._tally = tally_of(alias)
         self._limits = limits
         self._policy = policy
         self._user = user
@@ -60,6 +62,7 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
+        self._tally.came(self)
         self._outbox.reply(wire.hello(self._limits.heartbeat))
         self._sender = self.spawn(self._run_outbox())
         self.spawn(self._beat())
@@ -69,6 +72,7 @@ class Connection:
     async def end(self) -> None:
         """Lets go of everything. Safe to call twice."""
         self._closing = True
+        self._tally.went(self)
         self._drop(set(self._names), set(self._prefixes))
         self._rooms.leave_all()
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -76,6 +80,19 @@ class Connection:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    @property
+    def subscriptions(self) -> int:
+        """Names and prefixes that the client watches."""
+        return len(self._names) + len(self._prefixes)
+
+    @property
+    def rooms(self) -> int:
+        return len(self._rooms)
+
+    @property
+    def is_slow(self) -> bool:
+        return self._outbox.is_full
 
     # --- what the client says -----------------------------------------------------------------------------------
 
@@ -152,7 +169,7 @@ class Connection:
         names = [name for name in request.names if name not in self._names]
         prefixes = [prefix for prefix in request.prefixes if prefix not in self._prefixes]
         limit = self._limits.max_subscriptions
-        if self._subscriptions() + len(names) + len(prefixes) > limit:
+        if self.subscriptions + self.rooms + len(names) + len(prefixes) > limit:
             text = f"a client watches up to {limit} names and prefixes (MAX_SUBSCRIPTIONS)"
             return self._reply(wire.error("too-many", text, request.id, names=names, prefixes=prefixes))
         may = await self._watchable(self._user, names)
@@ -167,9 +184,6 @@ class Connection:
         self._reply(wire.watching(granted, granted_prefixes, request.id))
         self._begin(may, may_prefixes, request)
 
-    def _subscriptions(self) -> int:
-        return len(self._names) + len(self._prefixes) + len(self._rooms)
-
     async def _watchable(self, user: Any, names: Iterable[str]) -> set[str]:
         """Those that the user may watch: refs, and rooms whose members it may see."""
         rooms = {room: name for name in names if (room := room_of(name)) is not None}
@@ -179,7 +193,7 @@ class Connection:
 
     async def _join(self, request: wire.Join) -> None:
         wanted = [room for room in request.rooms if room not in self._rooms]
-        if self._subscriptions() + len(wanted) > self._limits.max_subscriptions:
+        if self.subscriptions + self.rooms + len(wanted) > self._limits.max_subscriptions:
             text = f"a client is in up to {self._limits.max_subscriptions} rooms, less what it watches"
             return self._reply(wire.error("too-many", text, request.id, rooms=wanted))
         try:
@@ -301,6 +315,7 @@ class Connection:
         """Says why, then closes. Nothing more is read or sent."""
         if not self._closing:
             self._closing = True
+            self._tally.drop(code)
             self.spawn(self._hang_up(close_code, wire.error(code, text)))
 
     async def _hang_up(self, close_code: int, farewell: str) -> None:

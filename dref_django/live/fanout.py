@@ -16,6 +16,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -25,6 +26,7 @@ from dref_django.backends.base import Backend
 from dref_django.hub import FeedStatus, Hub, Raw
 from dref_django.streams import get_hub
 
+from .counting import tally_of
 from .frames import Entry
 from .rooms import Roster, room_of
 
@@ -119,6 +121,7 @@ class Fanout:
         self.entries: dict[str, Entry] = {}
         self._hub = get_hub(backend)
         self._alias = backend.params.alias
+        self._tally = tally_of(self._alias)
         self._mutex = threading.Lock()
         self._taps: dict[str, Tap] = {}
         """By name."""
@@ -226,6 +229,8 @@ class Fanout:
             raws, self._raws = self._raws, {}
             waiting = [(raw, self.entries.setdefault(name, Entry(name))) for name, raw in raws.items()]
         news = [entry for raw, entry in waiting if entry.take(raw, self._alias)]
+        if (made := max((raw.version for raw, _ in waiting if _is_news(raw)), default=None)) is not None:
+            self._tally.lag = time.time() - made / 1e6
         with self._mutex:
             audiences = list(self._audiences.values())
         for audience in audiences:
@@ -250,6 +255,11 @@ class Fanout:
         for tap in gone:
             if tap is not None:
                 tap.close(self._hub)
+
+
+def _is_news(raw: Raw) -> bool:
+    """A new value as it comes, whose version is the moment at which the back end made it, in microseconds."""
+    return not (raw.first or raw.gap or raw.data is None) and room_of(raw.name) is None
 
 
 class _Encoder:

@@ -83,6 +83,11 @@ class Outbox:
         """The names of which something was sent or is still to be."""
         return [*{*self._sent, *self._pending, *self._resume}]
 
+    @property
+    def is_full(self) -> bool:
+        """A whole window is on the way: the client has to acknowledge some of it first."""
+        return self._characters - self._acknowledged >= self._limits.window
+
     # --- heartbeats ---------------------------------------------------------------------------------------------
 
     def beat(self) -> bool:
@@ -126,7 +131,7 @@ class Outbox:
             return self._replies.popleft()
         if self._ping_due is not None or self._characters - self._pinged > self._limits.window // 4:
             return self._ping()
-        while self._pending and self._characters - self._acknowledged < self._limits.window:
+        while self._pending and not self.is_full:
             name = next(iter(self._pending))
             if (message := self._message(self._pending.pop(name))) is not None:
                 return message

@@ -7,15 +7,16 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from .models import Article
+from .refs import articles_shown
 
-PAGE = 100
 POINTS = 10
 
 
 @require_GET
 def articles(request: HttpRequest) -> HttpResponse:
     """One query, and one round trip for all values."""
-    rows = Article.objects.with_refs("views", "score").order_by("-score", "pk")[:PAGE]  # type: ignore[misc]
+    shown = max(articles_shown.peek(), 1)
+    rows = Article.objects.with_refs("views", "score").order_by("-score", "pk")[:shown]  # type: ignore[misc]
     return render(request, "example_project/articles.html", {"articles": rows, "port": request.get_port()})
 
 

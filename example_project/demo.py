@@ -27,6 +27,8 @@ from urllib.parse import urlencode
 from tests.processes import wait_until
 from tests.servers import PostgresServer, RedisServer, free_port, janitor
 
+from . import people
+
 PROCESSES: Final = {"memory": 1, "raft": 3, "redis": 2, "postgres": 2}
 DEFAULT_PORT: Final = 8000
 READY_TIMEOUT: Final = 30.0  # seconds
@@ -75,7 +77,7 @@ class Demo:
                 {**environment, "DREF_DEMO_PORT": str(port), **self._node(directory, number)}
                 for number, port in enumerate(self.ports)
             ]
-            self._migrate(self._environments[0])
+            self._set_up(self._environments[0])
             self._processes += [self._serve(number) for number in range(len(self.ports))]
             for address in self.addresses:
                 self._await(address)
@@ -116,8 +118,8 @@ class Demo:
             "DREF_DATA_DIR": str(Path(directory, f"node-{number}")),
         }
 
-    def _migrate(self, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "django", "migrate", "--verbosity", "0"]
+    def _set_up(self, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-m", "example_project.people"]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DemoError(f"The database could not be set up.\n{done.stdout}{done.stderr}")
@@ -227,9 +229,9 @@ def _next_value(socket: Any) -> int:
 def _announce(demo: Demo) -> None:
     where = " and ".join(demo.addresses)
     both = "Open both pages side by side" if len(demo.addresses) > 1 else "Open it twice, side by side"
-    print(
-        f"\n  The demo runs on the {demo.backend} back end:\n\n      {where}\n\n  {both}, and click. Ctrl-C ends it.\n"
-    )
+    staff = f"{', '.join(people.RIGHTS)} or {people.SUPERUSER}"
+    print(f"\n  The demo runs on the {demo.backend} back end:\n\n      {where}\n\n  {both}, and click. Ctrl-C ends it.")
+    print(f"  The admin is at {demo.addresses[0]}admin/ for {staff}; the password is {people.PASSWORD}.\n")
     sys.stdout.flush()
 
 

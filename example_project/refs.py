@@ -9,6 +9,7 @@ from typing import Final
 from dref_django import Counter, DRef, Flag
 
 ACTIVITIES: Final = 6
+ARTICLES: Final = 100
 MESSAGES: Final = 30
 MESSAGE_SIZE: Final = 200  # characters
 NODE_TTL: Final = 4.0  # seconds after its last word a process counts as gone
@@ -70,6 +71,8 @@ pulse = DRef("demo.pulse", default=Pulse())
 report = DRef("demo.report", default=Report())
 truth = DRef[dict[str, str]]("demo.truth", default=dict, type=dict[str, str])
 """What the back end says of itself: its server, or the cluster that the processes are."""
+articles_shown = DRef("demo.articles-shown", default=ARTICLES, history=50)
+"""Up to how many rows the page of articles shows. For who runs the site: the admin changes it, and knows who did."""
 step_down = DRef("demo.step-down", default=0)
 """The token of the leader that is asked to make room."""
 

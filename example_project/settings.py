@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -34,8 +35,10 @@ ASGI_APPLICATION = "example_project.asgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
+    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "channels",
@@ -50,13 +53,21 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "dref_django.history.actor_middleware",
 ]
 
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
     }
 ]
 
@@ -77,9 +88,7 @@ def _database() -> dict[str, Any]:
 
 DATABASES = {"default": _database()}
 
-if BACKEND == "redis":
-    CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": URL}}
-
 DREF_BACKEND: Any = {"BACKEND": "redis", "OPTIONS": {"URL": URL}} if BACKEND == "redis" else BACKEND
+DREF_METRICS = find_spec("prometheus_client") is not None
 DREF_LIVE = {"PRESENCE_LEASE": 4}
 DREF_POLICY = "example_project.policy.DemoPolicy"

@@ -27,6 +27,7 @@ SHY: Final = 2 * PERIOD
 FACTS: Final = 5
 """Every so many beats the leader asks the back end about itself, and tells so many facts."""
 STEPS: Final = 10
+PROOFREADING: Final = 30.0  # seconds
 STEP: Final = 0.3  # seconds
 
 
@@ -78,6 +79,7 @@ class Worker:
 
     def _appear(self) -> None:
         node, beat = refs.node_of(self.port), 0
+        refs.articles_shown.set_if_absent(refs.ARTICLES)  # the admin lists what is stored
         while True:
             beat += 1
             role = "leader" if self.election.is_leader else "follower"
@@ -98,3 +100,10 @@ def write_report(port: str) -> bool:
     except LockTimeout:
         return False
     return True
+
+
+def proofread() -> None:
+    """Half a minute of work, by one at a time; others wait for it. Raises `LockLost` when its lock is broken."""
+    with lock("demo.proofreading", timeout=2 * PROOFREADING, ttl=LEASE) as held:
+        if held.lost.wait(PROOFREADING):
+            held.check()

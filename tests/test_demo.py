@@ -49,6 +49,14 @@ def test_signal_ends_every_process_of_it(signum: signal.Signals) -> None:
     wait_until(lambda: not any(map(running, family)), "every process to end", TIMEOUT)
 
 
+def test_users_with_a_known_password_are_made_by_the_demo_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DREF_DEMO_SECRET", raising=False)
+    command = [sys.executable, "-m", "example_project.people"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "for the demo" in done.stderr
+
+
 def test_unknown_back_end_is_refused() -> None:
     done = subprocess.run([*COMMAND, "--backend", "mysql"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2

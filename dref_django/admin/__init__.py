@@ -4,7 +4,8 @@ Registered with the default site; `register(site)` adds the same pages to a site
 this package when it is installed, nothing else does.
 
 `pages.py` the addresses and who may see what, `frame.py` what is around every page, `refs.py`, `locks.py`,
-`presence.py` and `health.py` the pages themselves, `audit.py` the trace that every change leaves.
+`presence.py` and `health.py` the pages themselves, `sparkline.py` a line on one of them, `audit.py` the trace that
+every change leaves.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from dref_django.live.view import view_of
 
 from . import rights
 from .audit import shortened, traced
+from .sparkline import sparkline
 
 if TYPE_CHECKING:
     from .frame import Frame
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 PAGE: Final = 50
 SHOWN: Final = 2048
 """Bytes of a value up to which the list shows it."""
+LEAST_ROWS: Final = 4
+MOST_ROWS: Final = 24
+"""Lines of the text area in which a value is changed."""
 
 
 def listing(frame: Frame, request: HttpRequest) -> HttpResponse:
@@ -91,6 +95,7 @@ def one(frame: Frame, request: HttpRequest, object_id: str) -> HttpResponse:
 
 def _show(frame: Frame, ref: catalog.StoredRef | None, name: str, **more: Any) -> HttpResponse:
     text = None if ref is None else ref.text()
+    changes = _changes(frame, name)
     context = {
         "title": catalog.label(name),
         "name": name,
@@ -100,9 +105,11 @@ def _show(frame: Frame, ref: catalog.StoredRef | None, name: str, **more: Any) -
         "editable": ref is None or text is not None,
         "entered": None if text is None else _indented(text),
         "back": frame.url("changelist"),
-        "changes": _changes(frame, name),
+        "changes": changes,
+        "sparkline": sparkline([change["record"] for change in changes]),
         **more,
     }
+    context["rows"] = min(max(LEAST_ROWS, str(context["entered"]).count("\n") + 1), MOST_ROWS)
     return frame.render("ref.html", context, HTTPStatus.CONFLICT if more.get("conflict") else HTTPStatus.OK)
 
 

@@ -50,6 +50,7 @@ def fill(backend: Backend) -> None:
         direct_.eval(ON_REDIS, 1, keys.names, keys.opening, COUNT)
 
 
+@pytest.mark.parametrize("served_backend", ["redis", "postgres"], indirect=True)
 def test_first_page_is_quick(served_backend: Backend, superuser: Client) -> None:
     fill(served_backend)
     DRef("first", 0).delete()

@@ -10,6 +10,7 @@ from django.urls import path
 
 import dref_django.admin
 from dref_django import Counter, lock
+from dref_django.backends import Backend
 from tests.admin.conftest import KINDS_OF_USER, ROOT, ClientOf, break_url, change_url
 from tests.settings import NOWHERE_REDIS
 
@@ -99,10 +100,12 @@ def test_server_that_is_away_is_said_to_be(superuser: Client) -> None:
     assert "DOWN" in superuser.get(f"{ROOT}health/").content.decode()
 
 
-def test_health_tells_facts(served_backend: object, superuser: Client) -> None:
+def test_health_tells_facts(served_backend: Backend, superuser: Client) -> None:
     text = superuser.get(f"{ROOT}health/").content.decode()
     assert "READY" in text
-    assert "version" in text
+    facts = served_backend.facts()
+    assert facts
+    assert all(name in text for name in facts)
 
 
 def test_unknown_alias_is_404(superuser: Client) -> None:

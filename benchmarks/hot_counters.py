@@ -1,4 +1,4 @@
-"""What do 16 processes on one hot counter reach, beside F() on one row?"""
+"""What do 16 processes, and 16 threads of one, on one hot counter reach, beside F() on one row?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks import harness
+from benchmarks.increments import together
 
 PROCESSES = 16
 SECONDS = 0.5
@@ -31,7 +32,7 @@ def main() -> None:
         for _ in range(PROCESSES)
     ]
 
-    def together(contender: str) -> float:
+    def all_processes(contender: str) -> float:
         """Increments a second of all processes."""
         for worker in workers:
             assert worker.stdin is not None
@@ -41,11 +42,17 @@ def main() -> None:
 
     harness.compare(
         f"{PROCESSES} processes, one counter",
-        {contender: lambda contender=contender: together(contender) for contender in CONTENDERS},  # type: ignore[misc]
+        {contender: lambda contender=contender: all_processes(contender) for contender in CONTENDERS},  # type: ignore[misc]
         rounds=ROUNDS,
     )
     for worker in workers:
         worker.communicate(timeout=60)
+    increments = {contender: CONTENDERS[contender]() for contender in ("F() on one row", "postgres: Counter")}
+    harness.compare(
+        f"{PROCESSES} threads, one counter",
+        {name: lambda work=work: together([work] * PROCESSES) for name, work in increments.items()},  # type: ignore[misc]
+        rounds=ROUNDS,
+    )
 
 
 def f_expression() -> Callable[[], object]:

@@ -5,7 +5,7 @@ Read in this order:
 - `migrations/postgres_0001.sql`: the tables, and what the commands mean, in SQL.
 - `statements.py`, `binary.py`: commands to statements, rows to replies.
 - `session.py`: one connection; `address.py`: where the database is; `pools.py`: the connections of the process.
-- `backend.py`: one batch, sync and async, and what each failure proves.
+- `backend.py`: one batch, sync and async, and what each failure proves; `combining.py`: increments that meet.
 - `channels.py`, `dispatcher.py`, `listener.py`: how a change gets to other processes.
 - `locks.py`, `advisory.py`, `shared.py`: leases that a session backs, and the one connection that does it.
 - `join.py`: operations that are part of the caller's transaction.

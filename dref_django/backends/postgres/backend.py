@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,10 +14,11 @@ from django.core.exceptions import ImproperlyConfigured
 from dref_django.backends.base import Backend, Params, Sink
 from dref_django.backends.delivery import NotSent, ReplyLost
 from dref_django.exceptions import Unavailable
-from dref_django.protocol import Command, Reply
+from dref_django.protocol import Add, Command, Reply
 
 from .address import Address
 from .channels import Channels
+from .combining import Combiner, Wait
 from .dispatcher import Dispatcher
 from .join import Joining
 from .listener import PostgresFeed
@@ -60,6 +63,7 @@ class PostgresBackend(Backend):
         self.channels = Channels(params.key_prefix)
         self.pool = Pool(self.address, options.get("POOL_SIZE", DEFAULT_SIZE))
         self.dispatcher = Dispatcher(self.address, self.channels, params.timeout)
+        self.combiner = Combiner()
         self.locks = Locks(self) if options.get("LOCKS", "advisory") == "advisory" else None
         self.fifo_waiters = self.locks is None
         self._joining = Joining(self.address.alias, params.key_prefix, self.dispatcher)
@@ -97,6 +101,29 @@ class PostgresBackend(Backend):
             except Pooled:
                 self._do_without_sessions()
         limit = Limit.of(timeout)
+        if now is None and len(commands) == 1 and isinstance(add := commands[0], Add):
+            return self._add(add, limit)
+        return self._exchange(commands, now, limit)
+
+    def _add(self, add: Add, limit: Limit) -> list[Reply]:
+        steps = self.combiner.add(add.name, add, limit, concurrent.futures.Future)
+        try:
+            wanted = next(steps)
+            while True:
+                try:
+                    if isinstance(wanted, Wait):
+                        found: Any = wanted.waited()
+                    else:
+                        found = self._exchange(wanted, None, limit)
+                except BaseException as error:
+                    wanted = steps.throw(error)
+                else:
+                    wanted = steps.send(found)
+        except StopIteration as stop:
+            replies: list[Reply] = stop.value
+            return replies
+
+    def _exchange(self, commands: Sequence[Command], now: int | None, limit: Limit) -> list[Reply]:
         try:
             session = self.pool.take(limit)
         except (Broken, Refused, Exhausted) as error:
@@ -121,6 +148,30 @@ class PostgresBackend(Backend):
             except Pooled:
                 self._do_without_sessions()
         limit = Limit.of(timeout)
+        if now is None and len(commands) == 1 and isinstance(add := commands[0], Add):
+            return await self._aadd(add, limit)
+        return await self._aexchange(commands, now, limit)
+
+    async def _aadd(self, add: Add, limit: Limit) -> list[Reply]:
+        loop = asyncio.get_running_loop()
+        steps = self.combiner.add((loop, add.name), add, limit, loop.create_future)
+        try:
+            wanted = next(steps)
+            while True:
+                try:
+                    if isinstance(wanted, Wait):
+                        found: Any = await wanted.awaited()
+                    else:
+                        found = await self._aexchange(wanted, None, limit)
+                except BaseException as error:
+                    wanted = steps.throw(error)
+                else:
+                    wanted = steps.send(found)
+        except StopIteration as stop:
+            replies: list[Reply] = stop.value
+            return replies
+
+    async def _aexchange(self, commands: Sequence[Command], now: int | None, limit: Limit) -> list[Reply]:
         try:
             session = await self.pool.atake(limit)
         except (Broken, Refused, Exhausted) as error:
@@ -194,6 +245,7 @@ class PostgresBackend(Backend):
         if self.locks is not None:
             self.locks.forget()
         self.pool.forget()
+        self.combiner.forget()
         self.dispatcher.forget()
 
     def check(self) -> list[CheckMessage]:

@@ -1,21 +1,26 @@
 """Commands to SQL and rows to replies. Pure: no connection, no clock.
 
-Add and an unconditional Write are one upsert each, the fastest that there is; everything else goes through the
-functions of `migrations/postgres_0001.sql`. A hot statement that meets a case which it does not know (bytes under an
-Add, a sum that may overflow) changes nothing and is followed by `dref_one()`, which answers exactly.
+Add and an unconditional Write are one upsert each, the fastest that there is, and several Adds of one name are one
+update; everything else goes through the functions of `migrations/postgres_0001.sql`. A hot statement that meets a case
+which it does not know (bytes under an Add, a sum that may overflow) changes nothing and is followed by `dref_one()` or
+`dref_batch()`, which answer exactly.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from dref_django.protocol import (
+    INT_MAX,
+    INT_MIN,
     KEEP,
     LEASE_COMMANDS,
     OP_ID_SIZE,
+    RING_SIZE,
     Acquire,
     Add,
     Break,
@@ -104,6 +109,7 @@ def statement(name: str, *types: int) -> Statement:
 
 
 ADD: Final = statement("add", TEXT, TEXT, INT8, INT8, BYTES, INT8)
+ADDS: Final = statement("adds", TEXT, TEXT, INT8, INT8S, BYTES_ARRAY, INT8, BYTES, INT8)
 WRITE: Final = statement("write", TEXT, TEXT, INT8, BYTES, INT8, BOOL, BYTES, INT8)
 READ: Final = statement("read", TEXT, TEXT, INT8)
 READS: Final = statement("reads", TEXT, TEXTS, INT8S, INT8, BOOLS)
@@ -139,6 +145,8 @@ def request(space: str, commands: Sequence[Command], now: int | None, *, exact: 
                 return Request(READ, params, lambda result: _read_one(result, first))
             case Scan() | ScanLeases():
                 return _scan(space, first, now)
+    elif not exact and isinstance(first, Add) and (hot := _hot_adds(space, first.name, commands, now)) is not None:
+        return hot
     if isinstance(first, LEASE_COMMANDS):
         return _leases(space, commands, now)
     if all(isinstance(command, (Read, Find)) for command in commands):
@@ -166,6 +174,36 @@ def _hot_add(space: str, command: Add, now: int | None) -> Request:
         return Answer([reply], [Notice(name, version, base, Patch.FULL, total, None, left)])
 
     return Request(ADD, params, read)
+
+
+def _hot_adds(space: str, name: str, commands: Sequence[Command], now: int | None) -> Request | None:
+    """None: they are not all Adds of that name, or more than an entry remembers."""
+    adds = [command for command in commands if isinstance(command, Add) and command.op and command.name == name]
+    count = len(commands)
+    if len(adds) != count or count > RING_SIZE:
+        return None
+    *parts, total = accumulate(add.amount for add in adds)
+    if not all(INT_MIN <= each <= INT_MAX for each in (*parts, total)):
+        return None
+    *ops, last = (_op(add.op) for add in adds)
+    params = (
+        space.encode(), name.encode(), int8(count), int8s(parts), blobs(ops), int8(total), last, maybe_int8(now)
+    )  # fmt: skip
+
+    def read(result: PGresult) -> Answer | None:
+        if not result.ntuples:
+            return None
+        line = Line(result)
+        version, base, left = line.integer(1) - count, line.integer(2), line.number(3)
+        before = line.integer(0) - total
+        replies, events = [], []
+        for place, part in enumerate((*parts, total), 1):
+            replies.append(Reply(Status.APPLIED, before + part, version + place, left, True))
+            events.append(Notice(name, version + place, base, Patch.FULL, before + part, None, left))
+            base = version + place
+        return Answer(replies, list(events))
+
+    return Request(ADDS, params, read)
 
 
 def _hot_write(space: str, command: Write, now: int | None) -> Request:

@@ -22,6 +22,7 @@ from .backends import observing
 from .backends.base import Backend
 from .cells import FeedStatus
 from .exceptions import OutcomeUnknown, Unavailable
+from .live.counting import counts
 from .protocol import Acquire, Break, Command, Release, Renew, Reply, Status
 
 LATENCIES: Final = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -146,10 +147,35 @@ class Metrics:
                 )
                 family.add_metric([alias], value)
         yield from (ready, names, held, gaps, reconnects, *own.values())
+        yield from _live([alias for alias, _ in backends.in_use()])
 
     def describe(self) -> Iterator[Metric]:
         """Nothing beforehand: registering must not touch a back end."""
         return iter(())
+
+
+def _live(aliases: Sequence[str]) -> Iterator[Metric]:
+    """The pages that this process serves."""
+    gauges = {
+        field: GaugeMetricFamily(f"dref_live_{field}", help_, labels=["alias"])
+        for field, help_ in (
+            ("sockets", "Pages that are connected, over websockets or Server-Sent Events."),
+            ("subscriptions", "Names and prefixes that they watch, counted for each page."),
+            ("rooms", "Rooms that they are in, counted for each page."),
+            ("slow", "Pages that are behind, so that their changes conflate."),
+        )
+    }
+    lag = GaugeMetricFamily("dref_live_lag_seconds", "Age of the last change when it was sent.", labels=["alias"])
+    dropped = CounterMetricFamily("dref_live_dropped", "Pages that were disconnected.", labels=["alias", "reason"])
+    for alias in aliases:
+        now = counts(alias)
+        for field, family in gauges.items():
+            family.add_metric([alias], getattr(now, field))
+        if now.lag is not None:
+            lag.add_metric([alias], now.lag)
+        for reason, count in now.dropped.items():
+            dropped.add_metric([alias, reason], count)
+    yield from (*gauges.values(), lag, dropped)
 
 
 def _remember(times: dict[str, float], owner: str, moment: float) -> None:

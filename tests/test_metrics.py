@@ -18,6 +18,7 @@ from dref_django import Counter, DRef, Election, LockLost, Unavailable, WrongKin
 from dref_django.backends import Backend
 from dref_django.backends.base import Backend as Base
 from dref_django.inspection import break_lock
+from dref_django.live.counting import tally_of
 from tests.kinds import installed, make
 from tests.settings import NOWHERE_REDIS
 
@@ -112,6 +113,13 @@ class TestScrape:
         assert value(registry, "dref_watched_names") == 1
         assert "dref_gaps_total" in scraped(registry)
         assert "dref_listener_ready" in scraped(registry)
+
+    def test_pages_that_were_disconnected(self, any_backend: Backend, registry: Registry) -> None:
+        Counter("visits").increment()  # the back end is in use
+        before = value(registry, "dref_live_dropped_total", reason="rate")
+        tally_of("default").drop("rate")
+        assert value(registry, "dref_live_dropped_total", reason="rate") == before + 1
+        assert registry.get_sample_value("dref_live_sockets", {"alias": "default"}) is not None
 
     def test_node_of_a_cluster(self, request: pytest.FixtureRequest, registry: Registry) -> None:
         with installed(make("raft", request)):

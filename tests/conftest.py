@@ -27,6 +27,7 @@ from dref_django.backends.memory import MemoryBackend
 from dref_django.backends.raft.backend import RaftBackend
 from tests.callers import Caller
 from tests.kinds import KINDS, SERVED, installed, make
+from tests.raft.clusters import ClusterServer
 from tests.servers import GivenServer, HasUrl, PostgresServer, RedisCluster, RedisServer
 from tests.settings import postgres_alias
 
@@ -97,6 +98,13 @@ def raft_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     backend.attach()
     yield directory
     backend.close()
+
+
+@pytest.fixture(scope="session")
+def raft_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServer]:
+    """Three processes with a node each. Who breaks them mends them."""
+    with ClusterServer(tmp_path_factory.mktemp("nodes")) as server:
+        yield server
 
 
 @pytest.fixture(params=KINDS)

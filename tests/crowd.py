@@ -82,13 +82,12 @@ def play_here(path: Path, name: str, names: list[str], threads: int, steps: int,
 class Crowd:
     """Processes that do the same at once."""
 
-    def __init__(self, kind: str, prefix: str, environment: dict[str, str]) -> None:
+    def __init__(self, setting: dict[str, Any], environment: dict[str, str]) -> None:
         self._environment = {
             **os.environ,
             **environment,
             "DJANGO_SETTINGS_MODULE": SETTINGS,
-            "DREF_CROWD_BACKEND": kind,
-            "DREF_CROWD_PREFIX": prefix,
+            "DREF_CROWD_BACKEND": json.dumps(setting),
         }
 
     def run(self, jobs: list[dict[str, Any]]) -> None:

@@ -13,8 +13,10 @@ from dref_django import backends, conf
 from dref_django.backends import Backend, Params
 
 KINDS: Final = ("memory", "raft", "redis", "postgres")
-SERVED: Final = ("redis", "postgres")
-"""Those that several processes share."""
+SERVED: Final = ("redis", "postgres", "nodes")
+"""Those that several processes share. "nodes" is a Raft cluster of three processes, and who uses it is its client."""
+SHORT_NAMES: Final = {"cluster": "redis", "nodes": "raft"}
+"""Of the back ends of those kinds that are not called like them."""
 
 
 def options_of(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
@@ -28,6 +30,9 @@ def options_of(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
             return {"DATABASE_ALIAS": request.getfixturevalue("postgres_tables")}
         case "raft":
             return {"DATA_DIR": request.getfixturevalue("raft_node")}
+        case "nodes":
+            options: dict[str, Any] = request.getfixturevalue("raft_cluster").options()
+            return options
         case _:
             return {}
 
@@ -42,7 +47,7 @@ def make(
     **params: Any,
 ) -> Backend:
     """A back end of its own unless it shares the `prefix`; the caller closes it. `options` go beyond the server's."""
-    name = "redis" if kind == "cluster" else kind
+    name = SHORT_NAMES.get(kind, kind)
     given = Params(
         alias,
         prefix or f"test-{secrets.token_hex(8)}",

@@ -14,6 +14,8 @@ from asgiref.sync import async_to_sync
 
 from dref_django import Conflict, Counter, DRef, refs
 from dref_django.backends import Backend
+from dref_django.backends.postgres import PostgresBackend
+from dref_django.backends.redis import RedisBackend
 from tests.crowd import Crowd, on_threads, update
 from tests.scripted import PATIENCE
 
@@ -21,9 +23,16 @@ from tests.scripted import PATIENCE
 @pytest.fixture
 def crowd(served_backend: Backend, request: pytest.FixtureRequest) -> Crowd:
     """Processes on the same back end as the test."""
-    if "postgres" not in type(served_backend).__module__:
-        return Crowd("redis", served_backend.params.key_prefix, {"DREF_TEST_REDIS_URL": url(served_backend, request)})
-    return Crowd("postgres", served_backend.params.key_prefix, {"DREF_TEST_POSTGRES_URL": url(served_backend, request)})
+    params = served_backend.params
+    setting = {"BACKEND": "raft", "KEY_PREFIX": params.key_prefix, "OPTIONS": dict(params.options)}
+    match served_backend:
+        case RedisBackend():
+            return Crowd({**setting, "BACKEND": "redis"}, {})
+        case PostgresBackend():
+            setting = {**setting, "BACKEND": "postgres", "OPTIONS": {"DATABASE_ALIAS": "pg"}}
+            return Crowd(setting, {"DREF_TEST_POSTGRES_URL": url(served_backend, request)})
+        case _:
+            return Crowd(setting, {})
 
 
 def url(backend: Backend, request: pytest.FixtureRequest) -> str:
@@ -124,6 +133,7 @@ class TestManyWriters:
 
 
 class TestOneProcess:
+    @pytest.mark.parametrize("served_backend", ["redis", "postgres"], indirect=True)
     def test_500_watchers_share_one_listening_connection(
         self, served_backend: Backend, request: pytest.FixtureRequest
     ) -> None:

@@ -39,3 +39,7 @@ class TestPostgres(Served):
 
 class TestRaft(Served):
     kind = "raft"
+
+
+class TestRaftCluster(Served):
+    kind = "nodes"

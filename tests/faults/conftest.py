@@ -61,21 +61,15 @@ def postgres_lab(own_postgres: PostgresServer) -> Iterator[PostgresLab]:
             lab.close()
 
 
-@pytest.fixture(scope="session")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServer]:
-    with ClusterServer(tmp_path_factory.mktemp("cluster")) as server:
-        yield server
-
-
 @pytest.fixture
-def raft_lab(own_cluster: ClusterServer) -> Iterator[RaftLab]:
-    healed(own_cluster)
-    with TcpProxy("127.0.0.1", own_cluster.port) as proxy:
-        lab = RaftLab(own_cluster, proxy)
+def raft_lab(raft_cluster: ClusterServer) -> Iterator[RaftLab]:
+    healed(raft_cluster)
+    with TcpProxy("127.0.0.1", raft_cluster.port) as proxy:
+        lab = RaftLab(raft_cluster, proxy)
         try:
             yield lab
         finally:
-            healed(own_cluster)
+            healed(raft_cluster)
             proxy.heal()
             lab.close()
 

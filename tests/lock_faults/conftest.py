@@ -13,8 +13,8 @@ from django.db import connections
 from pytest_django.fixtures import Settings
 
 from dref_django import backends
-from tests.faults.labs import PostgresLab
-from tests.kinds import SERVED, options_of
+from tests.faults.labs import Breakable, PostgresLab
+from tests.kinds import SERVED, SHORT_NAMES, options_of
 from tests.lock_faults.holders import Holder
 from tests.proxy import TcpProxy
 from tests.servers import HasUrl, PostgresServer, RedisServer
@@ -64,7 +64,12 @@ class Site:
 
 
 def _setting(kind: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"BACKEND": kind, "KEY_PREFIX": f"locks-{secrets.token_hex(6)}", "OPTIONS": options, **more}
+    return {
+        "BACKEND": SHORT_NAMES.get(kind, kind),
+        "KEY_PREFIX": f"locks-{secrets.token_hex(6)}",
+        "OPTIONS": options,
+        **more,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +81,12 @@ def redis_pool() -> Iterator[Pool]:
 @pytest.fixture(scope="session")
 def postgres_pool(postgres_tables: str) -> Iterator[Pool]:
     with closing(Pool({"DREF_TEST_POSTGRES_URL": url_of(postgres_tables)})) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def nodes_pool() -> Iterator[Pool]:
+    with closing(Pool({})) as pool:
         yield pool
 
 
@@ -107,12 +118,16 @@ class Gap(NamedTuple):
 @pytest.fixture(params=SERVED)
 def gap(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Gap]:
     """The proxy closes after the processes have left it."""
-    if request.param == "redis":
-        option, url = "URL", request.getfixturevalue("redis_server").url
-    else:
-        option, url = "LISTEN_DSN", url_of(request.getfixturevalue("postgres_tables"))
+    match request.param:
+        case "redis":
+            option, url = "URL", request.getfixturevalue("redis_server").url
+        case "postgres":
+            option, url = "LISTEN_DSN", url_of(request.getfixturevalue("postgres_tables"))
+        case _:
+            option, url = "NODES", request.getfixturevalue("raft_cluster").url
     with _proxy(url) as proxy, _site(request.param, request, settings) as site:
-        yield Gap(site, proxy, {option: proxy.through(url)})
+        through = proxy.through(url)
+        yield Gap(site, proxy, {option: [urlsplit(through).netloc] if option == "NODES" else through})
 
 
 @pytest.fixture
@@ -134,7 +149,7 @@ def own_redis(redis_pool: Pool, settings: Settings) -> Iterator[tuple[RedisServe
 
 
 class OwnServer(NamedTuple):
-    server: RedisServer | PostgresServer
+    server: Breakable
     site: Site
 
 
@@ -144,6 +159,13 @@ def own_server(request: pytest.FixtureRequest, settings: Settings) -> Iterator[O
     if request.param == "redis":
         server, site = request.getfixturevalue("own_redis")
         yield OwnServer(server, site)
+        return
+    if request.param == "nodes":
+        cluster = request.getfixturevalue("raft_cluster")
+        with _site("nodes", request, settings) as site:
+            yield OwnServer(cluster, site)
+        if not cluster.running():
+            cluster.start()
         return
     with PostgresServer(fsync=False) as server, closing(Pool({"DREF_TEST_POSTGRES_URL": server.url})) as pool:
         PostgresLab.migrate(server)

@@ -12,6 +12,7 @@ import redis
 
 from dref_django import backends
 from dref_django.backends import Backend
+from dref_django.backends.raft.backend import RaftBackend
 from dref_django.backends.redis import RedisBackend
 from dref_django.inspection import lock_info
 from dref_django.protocol import Inspect, Status
@@ -109,7 +110,8 @@ class TestRaces:
         for name in names:  # a renewal that came after the last release would show as held for 30 s
             assert lock_info(name) is None
             assert backend.execute([Inspect(f"lock:{name}")])[0].status is Status.NOT_FOUND
-        assert stored_owners(backend) == {f"lock:{name}": "" for name in names}
+        if not isinstance(backend, RaftBackend):  # there an inspection sees all there is
+            assert stored_owners(backend) == {f"lock:{name}": "" for name in names}
 
 
 def stored_owners(backend: Backend) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tests.lock_faults.conftest import Gap, OwnServer, Site
 from tests.locks.test_entering import until_awaited
 from tests.processes import wait_until
 from tests.proxy import TcpProxy
-from tests.servers import HasUrl, RedisServer
+from tests.servers import HasUrl, PostgresServer, RedisServer
 
 
 class TestSilence:
@@ -30,15 +30,14 @@ class TestSilence:
         cut_off.tell("check", "h")
         assert not cut_off.expect("checked", "h")["held"]
 
-    def test_silence_shorter_than_the_window_loses_nothing(
-        self, redis_site: Site, redis_proxy: TcpProxy, redis_server: HasUrl
-    ) -> None:
+    @pytest.mark.parametrize("gap", ["redis", "nodes"], indirect=True)
+    def test_silence_shorter_than_the_window_loses_nothing(self, gap: Gap) -> None:
         """What was swallowed is sent again on another connection; the one session of postgres would end with it."""
-        holder = redis_site.holder(URL=redis_proxy.through(redis_server.url))
+        holder = gap.site.holder(**gap.through)
         began = holder.acquire("h", "a", ttl=3)["at"]
-        redis_proxy.blackhole()
+        gap.proxy.blackhole()
         wait_until(lambda: time.monotonic() > began + 1.5, "a renewal to get lost", 5)
-        redis_proxy.heal()
+        gap.proxy.heal()
         wait_until(lambda: time.monotonic() > began + 4, "the lease to be over without a renewal", 10)
         holder.tell("check", "h")
         assert holder.expect("checked", "h")["held"]
@@ -73,8 +72,9 @@ class TestSilence:
 
 
 class TestServer:
-    def test_restart_within_the_window_loses_nothing(self, own_redis: tuple[RedisServer, Site]) -> None:
-        server, site = own_redis
+    @pytest.mark.parametrize("own_server", ["redis", "nodes"], indirect=True)
+    def test_restart_within_the_window_loses_nothing(self, own_server: OwnServer) -> None:
+        server, site = own_server
         holder = site.holder()
         began = holder.acquire("h", "a", ttl=6)["at"]
         server.kill()
@@ -93,7 +93,7 @@ class TestServer:
         server.kill()
         server.start()
         holder.tell("release", "h")
-        holder.expect("released" if isinstance(server, RedisServer) else "failed", "h")
+        holder.expect("failed" if isinstance(server, PostgresServer) else "released", "h")
         waiter.expect("acquired", "w", timeout=10)
 
     def test_tokens_rise_over_crashes(self, own_server: OwnServer) -> None:
@@ -130,6 +130,16 @@ class TestConnections:
                 client.client_kill_filter(_type="normal", skipme=True)
                 client.client_kill_filter(_type="pubsub", skipme=True)
                 time.sleep(0.1)
+        holder.tell("check", "h")
+        assert holder.expect("checked", "h")["held"]
+
+    @pytest.mark.parametrize("gap", ["nodes"], indirect=True)
+    def test_cut_again_and_again(self, gap: Gap) -> None:
+        holder = gap.site.holder(**gap.through)
+        began = holder.acquire("h", "a", ttl=1)["at"]
+        while time.monotonic() < began + 3:
+            gap.proxy.cut()
+            time.sleep(0.1)
         holder.tell("check", "h")
         assert holder.expect("checked", "h")["held"]
 

@@ -17,9 +17,16 @@ window.WebSocket = class {
   send(text) { this.sent.push(text); }
   close() { this.closed = true; }
 };
-// The waits before a reconnection are noted and passed over.
+// The waits before a reconnection are noted; they, and those that a test names, are passed over.
+window.hurried = ["connect"];
 const later = window.setTimeout;
-window.setTimeout = (call, ms) => (call.name === "connect" ? (delays.push(ms), later(call, 0)) : later(call, ms));
+window.setTimeout = (call, ms, ...more) => {
+  if (call.name === "connect") delays.push(ms);
+  return later(call, hurried.includes(call.name) ? 0 : ms, ...more);
+};
+window.passed = 0; // milliseconds, by which the page's clock is ahead
+const now = performance.now.bind(performance);
+performance.now = () => now() + passed;
 """
 
 
@@ -41,7 +48,7 @@ class Module:
 
     @property
     def said(self) -> list[Any]:
-        return [[key, value] for key, value, _ in self.run("said")]
+        return [[key, value] for key, value, *_ in self.run("said")]
 
     def sockets(self, count: int) -> None:
         self._page.wait_for(f"sockets.length === {count}")
@@ -55,6 +62,16 @@ class Module:
 
     def drop(self, code: int = 1006) -> None:
         self.run(f"sockets.at(-1).onclose({{ code: {code} }})")
+
+    def call(self, expression: str) -> None:
+        """Starts it; what becomes of its promise is noted in `said`."""
+        self.run(
+            f"void {expression}.then((value) => said.push(['done', value ?? null]),"
+            " (error) => said.push([error.name, error.code ?? null]))"
+        )
+
+    def pass_(self, seconds: float) -> None:
+        self.run(f"window.passed += {seconds * 1000}")
 
     def greet(self) -> None:
         self.hear("hello", protocol=1, heartbeat=20)

@@ -86,7 +86,7 @@ def test_reconnection_resumes_from_what_is_held(module: Module) -> None:
     assert module.said[-1] == ["a", 5]
 
 
-def test_tries_grow_apart_with_jitter_and_start_over_after_a_success(module: Module) -> None:
+def test_tries_grow_apart_with_jitter_and_start_over_after_a_connection_that_lasted(module: Module) -> None:
     module.watch("a")
     steps = [0.2, 0.5, 1, 2, 5, 10, 20, 30, 30]
     for tries in range(len(steps)):
@@ -96,9 +96,29 @@ def test_tries_grow_apart_with_jitter_and_start_over_after_a_success(module: Mod
     assert all(step / 2 <= delay / 1000 <= step for step, delay in zip(steps, delays, strict=True)), delays
     module.sockets(len(steps) + 1)
     module.greet()
-    module.hear("watching", names=["a"], prefixes=[])
+    module.pass_(11)
     module.drop()
     assert module.run("delays.at(-1)") <= 200
+
+
+def test_server_that_accepts_and_then_closes_is_not_tried_ever_faster(module: Module) -> None:
+    module.watch("a")
+    for tries, step in enumerate([0.2, 0.5, 1, 2, 5, 10]):
+        module.sockets(tries + 1)
+        module.greet()
+        module.hear("watching", names=["a"], prefixes=[])
+        module.pass_(9)
+        module.drop()
+        assert module.run("delays.at(-1)") >= step / 2 * 1000
+
+
+def test_watching_more_does_not_cut_the_wait_for_the_next_try_short(module: Module) -> None:
+    module.greeted("a")
+    module.run("void (window.hurried = [])")
+    module.drop()
+    module.watch("b")
+    module.call("dref.increment('c')")
+    assert module.run("Promise.resolve().then(() => sockets.length)") == 1
 
 
 def test_client_that_asked_too_much_waits_longer(module: Module) -> None:

@@ -1,9 +1,15 @@
 /* What a project's own TypeScript does with dref.js. Compiled by test_types.py, never run. */
 
 import {
+  compareAndSet,
   configure,
   display,
   DRefElement,
+  DRefError,
+  increment,
+  join,
+  leave,
+  set,
   status,
   watch,
   type Change,
@@ -29,6 +35,27 @@ watch("visits", (value) => {
 });
 // @ts-expect-error the callback is not optional
 watch("visits");
+
+async function change(): Promise<void> {
+  const sum: number | string | undefined = await increment("visits");
+  // @ts-expect-error it may be too big for a number
+  sum.toFixed();
+  await increment("visits", -2);
+  // @ts-expect-error an amount is a number
+  await increment("visits", "2");
+  const version: number = await set("moods", { sunny: 1 });
+  // @ts-expect-error a value is what JSON holds
+  await set("moods", new Date());
+  try {
+    await compareAndSet("moods", version, null);
+  } catch (error) {
+    if (error instanceof DRefError && error.code === "conflict") console.log(error.message);
+  }
+  await join("lobby");
+  const left: Promise<void> = leave("lobby");
+  await left;
+}
+void change();
 
 const since: Date = new Date(status.since);
 // @ts-expect-error the module sets it

@@ -27,13 +27,14 @@ export interface DisplayOptions {
   empty?: string;
 }
 
-/** What `dref:error` events carry: something that the server refused. */
+/** What `dref:error` events carry: something that the server refused, other than to the calls below. */
 export interface Refusal {
   type: "error";
   code: string;
   message: string;
   names?: string[];
   prefixes?: string[];
+  rooms?: string[];
 }
 
 /** Where the connection stands. Each change is a `dref:status` event on `document`. */
@@ -47,6 +48,47 @@ export function configure(options: { url?: string }): void;
  * the page or the network is slow. A name that ends in "*" is a prefix. Returns a function that ends it.
  */
 export function watch<T extends View = View>(name: string, callback: (value: T, change: Change) => void): () => void;
+
+/**
+ * Why a call below was refused or could not be answered: `code` is the protocol's word for it, "forbidden", "conflict",
+ * "overflow", ... or, from dref.js itself,
+ * - "outcome-unknown": the connection broke after it was sent, so the change may have been made or not; it is never sent
+ *   again (the protocol has this code, too, for when the back end's connection broke);
+ * - "unavailable": there was no connection within 10 seconds; it was not sent, and is not sent later.
+ */
+export class DRefError extends Error {
+  constructor(refusal: { code: string; message: string });
+  readonly name: "DRefError";
+  readonly code: string;
+}
+
+/**
+ * Adds to a counter, at most once, where the policy allows `increment`. Resolves with the sum: digits where it is too
+ * big for a number, undefined for a counter in stripes. Rejects with `DRefError`.
+ */
+export function increment(name: string, amount?: number): Promise<number | string | undefined>;
+
+/**
+ * Sets the value, at most once, where the policy allows `set`. Resolves with its version. Rejects with `DRefError`, or
+ * `TypeError` for what JSON cannot hold.
+ */
+export function set(name: string, value: View): Promise<number>;
+
+/**
+ * Sets the value if `version` (`change.version`; 0: there is none) is still the one that is stored, at most once, where
+ * the policy allows `compare_and_set`. Resolves with the new version. Rejects like `set`; with the code "conflict" when
+ * there is another version.
+ */
+export function compareAndSet(name: string, version: number, value: View): Promise<number>;
+
+/**
+ * The page is in the room until it leaves it or is gone; after a reconnection it joins again by itself. Resolves when it
+ * is in, however long there is no connection. Rejects with `DRefError` when the server refuses; then it is not.
+ */
+export function join(room: string): Promise<void>;
+
+/** The page is not in the room any more, however often it joined. Resolves when the server has answered. */
+export function leave(room: string): Promise<void>;
 
 /** A value as `<dref-value>` shows it. */
 export function display(value: View | undefined, options?: DisplayOptions): string;

@@ -2,7 +2,10 @@
 
 const SUBPROTOCOL = "dref.v1";
 const STEPS = [0.2, 0.5, 1, 2, 5, 10, 20, 30]; // seconds before each further try; each is shortened by up to a half
+const STABLE = 10000; // milliseconds after which a connection is taken for a good one, so that tries start over
 const PATIENCE = 20; // seconds until the server has said hello
+const WAIT = 10; // seconds for which a change waits for a connection
+const REJOIN = 5000; // milliseconds, up to twice as many, after which a room that cannot be joined now is tried again
 const BATCH = 30000; // characters of one message, about: half of what the server takes
 
 const script = document.querySelector("script[data-dref-url]");
@@ -11,10 +14,15 @@ let url = (script && script.dataset.drefUrl) || "/dref/ws/";
 const items = new Map(); // by name what we hold: { text, value, epoch, version, deleted }
 const watchers = new Map(); // by name or "prefix*" the set of callbacks
 const asked = new Set(); // what the server of this connection was asked to watch
+const rooms = new Set(); // those that the page is in, or wants to be
+const calls = new Map(); // by id what waits for its answer: { text, room, sent, timer, resolve, reject }
+let lastId = 0;
 let socket = null;
 let ready = false; // the server has said hello
+let readyAt = Infinity; // by performance.now()
 let fails = 0;
 let retry = 0;
+let rejoining = 0;
 let watchdog = 0;
 let silence = PATIENCE;
 let flushing = false;
@@ -61,6 +69,64 @@ export function watch(name, callback) {
   };
 }
 
+export class DRefError extends Error {
+  name = "DRefError";
+
+  constructor({ code, message }) {
+    super(message);
+    this.code = code;
+  }
+}
+
+// Changes are made at most once: what was sent when the connection broke is not sent again, its outcome is unknown.
+
+export const increment = async (name, amount = 1) => (await request({ type: "increment", name, amount })).value;
+
+export const set = async (name, value) => (await request({ type: "set", name, value })).version;
+
+export const compareAndSet = async (name, version, value) =>
+  (await request({ type: "compare_and_set", name, version, value })).version;
+
+// To join or leave twice is to do it once, so these are sent anew until they are answered.
+
+export async function join(room) {
+  rooms.add(room);
+  try {
+    await request({ type: "join", rooms: [room] }, room);
+  } catch (error) {
+    rooms.delete(room);
+    throw error;
+  }
+}
+
+export async function leave(room) {
+  rooms.delete(room);
+  await request({ type: "leave", rooms: [room] }, room);
+}
+
+/** Resolves with the answer. */
+function request(message, room) {
+  const id = ++lastId;
+  const late = { type: "error", id, code: "unavailable", message: `no connection within ${WAIT} s` };
+  return new Promise((resolve, reject) => {
+    const text = JSON.stringify({ ...message, id }); // may throw
+    const timer = room ? 0 : setTimeout(settle, WAIT * 1000, late);
+    calls.set(id, { text, room, sent: false, timer, resolve, reject });
+    schedule();
+  });
+}
+
+/** Returns whether the message is the answer to a call. */
+function settle(message) {
+  const answered = calls.get(message.id);
+  if (!answered) return false;
+  calls.delete(message.id);
+  clearTimeout(answered.timer);
+  if (message.type === "error") answered.reject(new DRefError(message));
+  else answered.resolve(message);
+  return true;
+}
+
 const matches = (watched, name) =>
   watched.endsWith("*") ? name.startsWith(watched.slice(0, -1)) : watched === name;
 
@@ -70,7 +136,7 @@ function schedule() {
   queueMicrotask(() => {
     flushing = false;
     if (ready) ask();
-    else if (watchers.size) connect();
+    else if (!retry) connect();
   });
 }
 
@@ -86,6 +152,11 @@ function ask() {
   // What we hold under a prefix may be gone by now, and only we know that it was there.
   const held = [...items.keys()].filter((name) => !asked.has(name) && added.some((watched) => matches(watched, name)));
   for (const batch of batches(held)) send({ type: "watch", resume: positions(batch) });
+  for (const call of calls.values()) {
+    if (!call.sent) socket.send(call.text);
+    clearTimeout(call.timer);
+    call.sent = true;
+  }
 }
 
 /** Names in portions, each small enough for one message. */
@@ -116,13 +187,14 @@ function positions(batch) {
   return Object.fromEntries(held.map((name) => [name, [items.get(name).epoch, items.get(name).version]]));
 }
 
-function send(message) {
-  if (socket && socket.readyState === 1) socket.send(JSON.stringify(message));
-}
+const send = (message) => socket.send(JSON.stringify(message));
+
+const isWanted = () => watchers.size || rooms.size || calls.size;
 
 function connect() {
-  if (socket || !watchers.size) return;
   clearTimeout(retry);
+  retry = 0;
+  if (socket || !isWanted()) return;
   setStatus(fails || status.state === "reconnecting" ? "reconnecting" : "connecting");
   const address = new URL(url, location.href);
   address.protocol = address.protocol.replace("http", "ws");
@@ -154,6 +226,13 @@ function lost(code) {
   asked.clear();
   clearTimeout(watchdog);
   setStatus("reconnecting");
+  for (const [id, call] of calls) {
+    if (call.room) call.sent = false;
+    else if (call.sent) settle({ type: "error", id, code: "outcome-unknown", message: "the connection broke" });
+  }
+  // Not after each success: a server that accepts and then closes would be tried five times a second.
+  if (performance.now() - readyAt > STABLE) fails = 0;
+  readyAt = Infinity;
   if (code === 4429) fails = Math.max(fails, 5);
   const step = STEPS[Math.min(fails++, STEPS.length - 1)];
   clearTimeout(retry);
@@ -161,12 +240,15 @@ function lost(code) {
 }
 
 function receive(message) {
+  if (settle(message)) return;
   const item = items.get(message.name);
   switch (message.type) {
     case "hello":
       silence = 2.5 * message.heartbeat;
       ready = true;
+      readyAt = performance.now();
       setStatus("connected", false);
+      rejoin();
       return ask();
     case "snapshot":
       return isWatched(message.name) && hold(message, message.text, message.epoch);
@@ -177,16 +259,28 @@ function receive(message) {
       if (fits && text.length === message.size) return hold(message, text, item.epoch);
       return send({ type: "resync", names: [message.name] });
     }
-    case "watching":
-      fails = 0;
-      return;
     case "ping":
       send({ type: "pong", ping: message.ping });
       return setStatus("connected", Boolean(message.stale));
     case "error":
+      if (message.rooms) lostRooms(message);
       console.warn(`dref: ${message.message}`, message);
       document.dispatchEvent(new CustomEvent("dref:error", { detail: message }));
   }
+}
+
+/** A page whose connection broke has left its rooms. */
+function rejoin() {
+  if (!ready) return;
+  const called = [...calls.values()].map(({ room }) => room); // these ask for themselves
+  for (const batch of batches([...rooms].filter((room) => !called.includes(room)))) send({ type: "join", rooms: batch });
+}
+
+/** The server says, unasked, that the page is not in these rooms: for good, or because it cannot write it now. */
+function lostRooms({ code, rooms: lost }) {
+  if (code === "forbidden" || code === "too-many") return lost.forEach((room) => rooms.delete(room));
+  clearTimeout(rejoining);
+  rejoining = setTimeout(rejoin, REJOIN * (1 + Math.random()));
 }
 
 function hold(message, text, epoch) {
@@ -214,7 +308,7 @@ function call(entry, name, { value, version, epoch, deleted }) {
 
 /** Tries at once instead of at the next step: there may be a network again, or somebody looks. */
 function hurry() {
-  if (!socket && watchers.size && document.visibilityState !== "hidden") connect();
+  if (document.visibilityState !== "hidden") connect();
 }
 
 addEventListener("online", hurry);

@@ -47,8 +47,6 @@ def test_click_on_one_page_appears_on_a_page_of_another_process(demo: Demo, chro
         clicking.click("#click")
         watching.wait_for_text("#clicks", f"{before + 1:,}")
         clicking.wait_for_text("#clicks", f"{before + 1:,}")
-        done = f"on port {demo.ports[-1]} clicked"
-        watching.wait_for(f"document.querySelector('#activity').textContent.includes('{done}')")
         assert not watching.complaints
         assert not clicking.complaints
 
@@ -82,6 +80,8 @@ def test_field_of_a_typed_value_moves_and_the_bar_follows(demo: Demo, chrome: Ch
         voting.click("[action$='moods/sunny/'] button")
         watching.wait_for_text("#sunny", f"{before + 1:,}")
         assert number(watching, "#stormy") == other
+        done = f"on port {demo.ports[-1]} voted sunny"
+        watching.wait_for(f"document.querySelector('#activity').textContent.includes('{done}')")
         watching.wait_for("parseFloat(document.querySelector('[data-mood=sunny]').style.inlineSize) > 0")
 
 
@@ -159,6 +159,42 @@ def test_message_on_one_page_appears_in_the_chat_of_another(chrome: Chrome, get_
         for page in (hearing, saying):
             page.wait_for_text("#chat li:last-child span", text)
         assert saying.evaluate("document.querySelector('#text').value") == ""
+
+
+def test_page_changes_only_what_the_policy_lets_it(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as page:
+        opened(page, demo.addresses[0])
+        before = number(page, "#clicks")
+        page.evaluate("import('/static/dref_django/dref.js').then((dref) => { window.dref = dref; })")
+        assert page.evaluate("dref.increment('demo.clicks', 2)") == before + 2
+        for refused in ("set('demo.clicks', 0)", "increment('demo.visitors')", "compareAndSet('dref.x', 0, 1)"):
+            assert page.evaluate(f"dref.{refused}.catch(({{ code }}) => code)") == "forbidden"
+        assert page.evaluate("dref.compareAndSet('demo.maintenance', 1, true).catch(({ code }) => code)") == "conflict"
+        assert page.evaluate("dref.join('demo').catch(({ code }) => code)") == "forbidden"
+        page.wait_for_text("#clicks", f"{before + 2:,}")
+
+
+def test_buttons_of_the_page_need_no_request_while_it_is_connected(chrome: Chrome, get_demo: GetDemo) -> None:
+    with chrome.page() as page:
+        opened(page, get_demo("memory").addresses[0])
+        page.evaluate("void (window.fetch = () => { throw new Error('a request'); })")
+        before, shop = number(page, "#clicks"), page.text("#shop").strip()
+        page.click("#click")
+        page.wait_for_text("#clicks", f"{before + 1:,}")
+        page.click("#maintenance")
+        page.wait_for_text("#shop", {"open": "closed", "closed": "open"}[shop])
+        assert not page.complaints
+
+
+def test_page_says_how_many_are_writing(demo: Demo, chrome: Chrome) -> None:
+    with chrome.page() as writing, chrome.page() as watching:
+        opened(writing, demo.addresses[-1])
+        opened(watching, demo.addresses[0])
+        writing.evaluate("document.querySelector('#text').focus()")
+        writing.call("Input.insertText", text="Hm")
+        watching.wait_for_text("#writing", "1")
+        writing.evaluate("document.querySelector('#text').blur()")
+        watching.wait_for_text("#writing", "0")
 
 
 def test_report_is_written_once_at_a_time(chrome: Chrome, get_demo: GetDemo) -> None:

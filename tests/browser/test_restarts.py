@@ -26,7 +26,7 @@ def leader_among(ports: list[str]) -> str:
     return f"{ports}.includes(document.querySelector('#leader').textContent)"
 
 
-@pytest.mark.parametrize("backend", ["raft", "redis"])
+@pytest.mark.parametrize("backend", ["postgres", "raft", "redis"])
 def test_leader_is_killed_and_its_pages_and_the_others_are_right_again(
     backend: str, chrome: Chrome, get_demo: GetDemo
 ) -> None:

@@ -1,6 +1,6 @@
 /* The parts of the dashboard that are more than an element of dref.js: forms, bars, lists, the map of processes. */
 
-import { watch } from "../dref_django/dref.js";
+import { compareAndSet, DRefError, increment, join, leave, status, watch } from "../dref_django/dref.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -12,17 +12,55 @@ function make(tag, text = "", ...children) {
   return element;
 }
 
+const shop = { closed: false, version: 0 };
+
+/** What a form with that `data-change` does over the page's own connection. */
+const changes = {
+  click: () => increment("demo.clicks"),
+  maintenance: () => compareAndSet("demo.maintenance", shop.version, !shop.closed),
+};
+
+/** Returns whether that settled it; else the form is posted. */
+async function settled(name) {
+  if (!changes[name] || status.state !== "connected") return false;
+  try {
+    await changes[name]();
+    return true;
+  } catch (error) {
+    if (!(error instanceof DRefError)) throw error;
+    // Else somebody was faster, or the page will show what came of it.
+    return error.code !== "forbidden" && error.code !== "unavailable";
+  }
+}
+
 for (const form of document.forms) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
+    if (await settled(form.dataset.change)) return;
     const body = new FormData(form);
-    for (const field of form.querySelectorAll("input:not([type=hidden])")) field.value = "";
+    for (const field of form.querySelectorAll("input:not([type=hidden])")) {
+      field.value = "";
+      field.dispatchEvent(new Event("input"));
+    }
     const response = await fetch(form.action, { method: "POST", body, headers: { "X-Requested-With": "fetch" } });
     if (!response.ok) location.reload();
   });
 }
 
-watch("demo.maintenance", (closed) => find("maintenance").setAttribute("aria-checked", String(closed)));
+watch("demo.maintenance", (closed, { version, deleted }) => {
+  Object.assign(shop, { closed, version: deleted ? 0 : version });
+  find("maintenance").setAttribute("aria-checked", String(closed));
+});
+
+/** Whoever has begun a message is in a room of its own, which all pages count. */
+let isWriting = false;
+function tell(writes) {
+  if (writes === isWriting) return;
+  isWriting = writes;
+  (writes ? join : leave)("demo.writing").catch(console.warn);
+}
+find("text").addEventListener("input", ({ target }) => tell(target.value !== ""));
+find("text").addEventListener("blur", () => tell(false));
 
 watch("demo.moods", (moods) => {
   const most = Math.max(1, ...Object.values(moods));

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dref_django import Counter, DRef
+from dref_django.conf import DEFAULT_ALIAS
 from tests.linearizability import Recorder
 from tests.servers import janitor
 
@@ -47,12 +48,12 @@ def update(name: str, times: int) -> None:
         ref.update(lambda value: value + 1)
 
 
-def play(recorder: Recorder, client: str, names: list[str], steps: int, seed: str) -> None:
+def play(recorder: Recorder, client: str, names: list[str], steps: int, seed: str, using: str = DEFAULT_ALIAS) -> None:
     """Random operations on refs that hold integers or nothing, recorded for the checker."""
     dice = random.Random(seed)
     for _ in range(steps):
         name = dice.choice(names)
-        ref, counter = DRef[Any](name, None), Counter(name)
+        ref, counter = DRef[Any](name, None, using=using), Counter(name, using=using)
         number, other = dice.randrange(5), dice.randrange(5)
         choices: list[tuple[str, tuple[Any, ...], Callable[[], Any]]] = [
             ("read", (), ref.get),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from tests.servers import janitor
 
@@ -28,9 +28,11 @@ ROOT = Path(__file__).parent.parent.parent
 class Worker:
     """A process that runs `worker.py`. What it says is kept, and shown when something awaited does not come."""
 
+    module: ClassVar[str] = "tests.faults.worker"
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *STRICT, "-m", "tests.faults.worker"],
+            [sys.executable, *STRICT, "-m", self.module],
             cwd=ROOT,
             env=dict(environment),
             stdin=subprocess.PIPE,

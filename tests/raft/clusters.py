@@ -67,11 +67,18 @@ class Process(Worker):
             super().close()
 
 
+class BareNode(Process):
+    """A process that is a node and takes no orders: it starts in half the time."""
+
+    module = "tests.raft.bare_node"
+
+
 class Cluster:
     """`size` nodes, each with a port and a DATA_DIR; `start` gives one a process, which it may share. Of size 0: one
     node that listens nowhere."""
 
-    def __init__(self, directory: Path, size: int = 3) -> None:
+    def __init__(self, directory: Path, size: int = 3, *, bare: bool = False) -> None:
+        self._kind = BareNode if bare else Process
         self.ports = [free_port() for _ in range(size)]
         self.prefix = secrets.token_hex(6)
         self.directory = directory
@@ -113,14 +120,15 @@ class Cluster:
         }
 
     def start(self, node: int, **more: Any) -> Process:
-        self.processes.append(Process(self.environment(node, **more)))
+        self.processes.append(self._kind(self.environment(node, **more)))
         return self.processes[-1]
 
     def start_all(self) -> list[Process]:
         """A process for each node, once the cluster serves."""
         processes = [self.start(node) for node in range(len(self.ports))]
-        for process in processes:
-            process.tell("call", name="warm-up", kind="counter", method="increment", args=[], kwargs={})
+        if self._kind is Process:
+            for process in processes:
+                process.tell("call", name="warm-up", kind="counter", method="increment", args=[], kwargs={})
         self.status()
         return processes
 
@@ -162,6 +170,13 @@ class Cluster:
         """The number of the node that leads."""
         status = self.status()
         return self.ports.index(int(status["addresses"][status["node"]].rpartition(":")[2]))
+
+    def has_caught_up(self, size: int) -> bool:
+        """Whether so many nodes are members and have the leader's log, but for what is on its way."""
+        status = self.status()
+        return len(status["voters"]) == size and all(
+            peer["ready"] and peer["silent"] < 1 for peer in status["peers"].values()
+        )
 
     def lead(self, number: int) -> None:
         """Hands leadership to a node."""

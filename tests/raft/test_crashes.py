@@ -1,0 +1,70 @@
+"""Nodes that are killed and frozen under load: what clients were told is linearizable, and locks have one holder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import wait_until
+from tests.raft.clusters import Cluster
+from tests.raft.crews import Crew
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
+
+RESTARTS = 20
+BURST = 30
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path, bare=True) as cluster:
+        cluster.start_all()
+        yield cluster
+
+
+def everywhere(cluster: Cluster) -> list[list[str]]:
+    """Places of two clients; each goes to any node."""
+    addresses = [f"127.0.0.1:{port}" for port in cluster.ports]
+    return [addresses, addresses[::-1]]
+
+
+def test_all_nodes_killed_at_once_again_and_again(cluster: Cluster) -> None:
+    with Crew(cluster, everywhere(cluster)) as crew:
+        for _ in range(RESTARTS):
+            crew.begin_episode()
+            crew.wait_for_more(BURST)
+            cluster.kill_all()
+            cluster.start_all()
+        crew.wait_for_more(BURST)
+        crew.stop_and_check()
+
+
+def test_each_node_killed_in_turn(cluster: Cluster) -> None:
+    processes = cluster.alive
+    with Crew(cluster, everywhere(cluster)) as crew:
+        for node in range(3):
+            crew.begin_episode()
+            crew.wait_for_more(BURST, 0, 1)
+            processes[node].kill()
+            crew.wait_for_more(BURST, 0, 1)
+            cluster.start(node)
+            wait_until(lambda: cluster.has_caught_up(3), "the node to be back", PATIENCE)
+        crew.stop_and_check()
+
+
+def test_frozen_leader(cluster: Cluster) -> None:
+    places = [[f"127.0.0.1:{port}"] for port in cluster.ports]
+    leader = cluster.leader()
+    others = [node for node in range(3) if node != leader]
+    with Crew(cluster, places, timeout=1.0) as crew:
+        crew.wait_for_more(BURST, 0, 1, 2)
+        cluster.alive[leader].freeze()
+        wait_until(lambda: cluster.leader() != leader, "another leader", PATIENCE)
+        crew.begin_episode()
+        crew.wait_for_more(BURST, *others)
+        cluster.alive[leader].thaw()
+        crew.wait_for_more(BURST, 0, 1, 2)
+        crew.stop_and_check()

@@ -3,12 +3,13 @@
     Article.objects.filter(score__gt=100).order_by("-score")         # by score_mirror
 
 The UPDATE names many rows and writes each only where its version is older, so flushers may overlap, or be late, and
-never set an older value over a newer one. It is plain SQL that every database of Django's understands.
+never set an older value over a newer one. It joins the rows with a list of values on PostgreSQL, and is a CASE, which
+every database of Django's understands, elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
@@ -17,6 +18,8 @@ from django.db import connections, models
 from dref_django.protocol import Data
 
 if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
     from .declared import DRefField
 
     _BigInteger = models.BigIntegerField[int, int]
@@ -25,8 +28,10 @@ else:
     _BigInteger = models.BigIntegerField
     _Boolean = models.BooleanField
 
-ROWS: Final = 200
-"""Rows of one UPDATE."""
+ROWS: Final = 1000
+"""Rows of one UPDATE on PostgreSQL."""
+CASES: Final = 200
+"""Rows of one UPDATE elsewhere, which takes up to four parameters a row; SQLite may know 999."""
 PAGE: Final = 1000
 """Rows that are compared at a time."""
 
@@ -99,8 +104,12 @@ class Columns:
 
     def update(self, using: str, targets: Sequence[Target]) -> None:
         """Writes those whose version is newer than the row's. Rows that are not there are passed over."""
-        for start in range(0, len(targets), ROWS):
-            self._update(using, targets[start : start + ROWS])
+        connection = connections[using]
+        rows = ROWS if connection.vendor == "postgresql" else CASES
+        for start in range(0, len(targets), rows):
+            sql, parameters = self.statement(connection, targets[start : start + rows])
+            with connection.cursor() as cursor:
+                cursor.execute(sql, parameters)
 
     def set_back(self, using: str, targets: Sequence[tuple[Target, int]]) -> None:
         """Writes those whose row still has the version that was seen, though it is no older one than the ref's: the ref
@@ -110,38 +119,81 @@ class Columns:
             rows = self.model._base_manager.using(using).filter(pk=target.pk, **{number: version})
             rows.update(**{value: self.field.decode(target.data), number: target.version})
 
-    def _update(self, using: str, targets: Sequence[Target]) -> None:
-        connection = connections[using]
-        key = self.model._meta.pk
-        if getattr(key, "column", None) is None:
-            raise ImproperlyConfigured(f"{self.model._meta.label}: a row with a composite key cannot be mirrored")
+    def statement(self, connection: BaseDatabaseWrapper, targets: Sequence[Target]) -> tuple[str, list[Any]]:
+        """The UPDATE and its parameters."""
         quote = connection.ops.quote_name
-        table, pk, value, version = (
-            quote(str(name)) for name in (self.model._meta.db_table, key.column, self.value.column, self.version.column)
+        key: Any = self.model._meta.pk
+        if key.column is None:
+            raise ImproperlyConfigured(f"{self.model._meta.label}: a row with a composite key cannot be mirrored")
+        names = _Names(
+            *map(quote, (self.model._meta.db_table, key.column, self.value.column, str(self.version.column)))
         )
-        keys = [key.get_db_prep_value(target.pk, connection) for target in targets]
-        values = [self.value.get_db_prep_save(self.field.decode(target.data), connection) for target in targets]
-        parameters: list[Any] = []
-        by_value = _case(pk, zip(keys, values, strict=True), value, parameters)
-        by_version = _case(pk, zip(keys, (target.version for target in targets), strict=True), version, parameters)
-        listed = ", ".join(_literal(each, parameters) for each in keys)
-        older = _case(pk, zip(keys, (target.version for target in targets), strict=True), version, parameters)
-        sql = (
-            f"UPDATE {table} SET {value} = {by_value}, {version} = {by_version} "  # noqa: S608
-            f"WHERE {pk} IN ({listed}) AND {version} < {older}"
-        )
-        with connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
+        rows = [
+            _Row(
+                key.get_db_prep_value(target.pk, connection),
+                self.value.get_db_prep_save(self.field.decode(target.data), connection),
+                target.version,
+            )
+            for target in targets
+        ]
+        if connection.vendor == "postgresql":
+            return _join(names, rows, key.rel_db_type(connection))
+        return _cases(names, rows)
 
 
-def _case(key: str, pairs: Iterable[tuple[Any, Any]], otherwise: str, parameters: list[Any]) -> str:
-    whens = (f"WHEN {_literal(when, parameters)} THEN {_literal(then, parameters)}" for when, then in pairs)
-    return f"CASE {key} {' '.join(whens)} ELSE {otherwise} END"
+class _Names(NamedTuple):
+    """Quoted."""
+
+    table: str
+    pk: str
+    value: str
+    version: str
 
 
-def _literal(value: Any, parameters: list[Any]) -> str:
+class _Row(NamedTuple):
+    pk: Any
+    value: Any
+    version: int
+
+
+def _join(names: _Names, rows: Sequence[_Row], key_type: str) -> tuple[str, list[Any]]:
+    """For PostgreSQL, which would look at every WHEN of a CASE for every row."""
+    parameters: list[Any] = []
+    listed = ", ".join(
+        f"({_literal(pk, parameters, key_type)}, {_literal(value, parameters)}, {version})"
+        for pk, value, version in rows
+    )
+    table, pk, value, version = names
+    sql = (
+        f"UPDATE {table} SET {value} = u.value, {version} = u.version "  # noqa: S608
+        f"FROM (VALUES {listed}) AS u (pk, value, version) WHERE {table}.{pk} = u.pk AND {table}.{version} < u.version"
+    )
+    return sql, parameters
+
+
+def _cases(names: _Names, rows: Sequence[_Row]) -> tuple[str, list[Any]]:
+    """For every database."""
+    table, pk, value, version = names
+    parameters: list[Any] = []
+
+    def case(column: int, otherwise: str) -> str:
+        whens = (f"WHEN {_literal(row.pk, parameters)} THEN {_literal(row[column], parameters)}" for row in rows)
+        return f"CASE {pk} {' '.join(whens)} ELSE {otherwise} END"
+
+    by_value, by_version = case(1, value), case(2, version)
+    listed = ", ".join(_literal(row.pk, parameters) for row in rows)
+    sql = (
+        f"UPDATE {table} SET {value} = {by_value}, {version} = {by_version} "  # noqa: S608
+        f"WHERE {pk} IN ({listed}) AND {version} < {case(2, version)}"
+    )
+    return sql, parameters
+
+
+def _literal(value: Any, parameters: list[Any], cast: str = "") -> str:
     """Integers, nearly all there is, as they are: drivers take as long for a thousand parameters as for the rest."""
     if type(value) is int:
         return str(value)
+    if type(value) is bool:
+        return str(value).upper()
     parameters.append(value)
-    return "%s"
+    return f"CAST(%s AS {cast})" if cast else "%s"

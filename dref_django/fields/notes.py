@@ -22,6 +22,10 @@ class UnsavedRow(DRefError, ValueError):
     """The ref of a row that is not in the database: it has no name yet, or nobody could find it."""
 
 
+Key: TypeAlias = tuple[Any, str | None]
+"""Of a row: its primary key, and the alias of its database."""
+
+
 class Staged(NamedTuple):
     """Assigned, to be written when `save()` commits."""
 
@@ -38,8 +42,8 @@ class Edited(NamedTuple):
 class Loaded(NamedTuple):
     """Read together with the rows of a page."""
 
-    key: tuple[Any, str | None]
-    """Of the row: a copy that was given another primary key, or database, must not show it."""
+    key: Key
+    """A copy of the row that was given another primary key, or database, must not show it."""
     version: int
     data: Data | None
 
@@ -47,13 +51,14 @@ class Loaded(NamedTuple):
 Note: TypeAlias = Staged | Edited | Loaded
 
 
-def key_of(row: models.Model) -> tuple[Any, str | None]:
+def key_of(row: models.Model) -> Key:
     return row.pk, row._state.db
 
 
 def note_of(row: models.Model, field: str) -> Note | None:
-    found = row.__dict__.get(CACHE, {}).get(field)
-    return found if isinstance(found, Staged | Edited | Loaded) else None
+    found = row.__dict__.get(CACHE)
+    note = None if found is None else found.get(field)
+    return note if isinstance(note, (Loaded, Staged, Edited)) else None
 
 
 def put(row: models.Model, field: str, note: Note) -> None:

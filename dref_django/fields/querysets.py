@@ -39,8 +39,8 @@ async def aprefetch_refs(rows: Iterable[models.Model], *fields: str) -> None:
         await adrive(backends.get_backend(using), _load(using, wanted))
 
 
-_Wanted = list[tuple[models.Model, str, str]]
-"""Row, field, name of the ref."""
+_Wanted = list[tuple[models.Model, notes.Key, str, str]]
+"""Row and its key, field, name of the ref."""
 
 
 def _wanted(rows: Iterable[models.Model], names: Sequence[str]) -> dict[str, _Wanted]:
@@ -52,12 +52,13 @@ def _wanted(rows: Iterable[models.Model], names: Sequence[str]) -> dict[str, _Wa
         if model not in fields:
             every = [declared.ref_field(model, name) for name in names] or declared.ref_fields(model)
             fields[model] = every
-        if row.pk is None or row._state.adding:
+        key = notes.key_of(row)
+        if key[0] is None or row._state.adding:
             continue
         for field in fields[model]:
-            if not isinstance(notes.note_of(row, field.name), Staged | Edited):
-                name = field.pattern.name(row.pk, field.database_of(row))
-                wanted.setdefault(field.ref_using, []).append((row, field.name, name))
+            if not isinstance(notes.note_of(row, field.name), (Staged, Edited)):
+                name = field.pattern.name(key[0], field.database_of(row))
+                wanted.setdefault(field.ref_using, []).append((row, key, field.name, name))
     return wanted
 
 
@@ -66,9 +67,9 @@ def _load(using: str, wanted: _Wanted) -> Flow[None]:
     hub = None if backend.supports_join and backend.is_joined() else get_hub(backend)
     for start in range(0, len(wanted), READS):
         part = wanted[start : start + READS]
-        replies: list[Reply] = yield [Read(name) for _, _, name in part]
-        for (row, field, name), reply in zip(part, replies, strict=True):
-            notes.put(row, field, Loaded(notes.key_of(row), reply.version, reply.data))
+        replies: list[Reply] = yield [Read(name) for *_, name in part]
+        for (row, key, field, name), reply in zip(part, replies, strict=True):
+            notes.put(row, field, Loaded(key, reply.version, reply.data))
             if hub is not None:
                 hub.note(name, reply.version, reply.data, reply.left)
 

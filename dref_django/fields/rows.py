@@ -14,7 +14,7 @@ from dref_django.protocol import Data, Read, Reply
 from dref_django.refs import Counter, DRef, Flag
 
 from . import notes
-from .notes import Edited, Loaded, Staged, UnsavedRow
+from .notes import Loaded, Staged, UnsavedRow
 
 if TYPE_CHECKING:
     from .declared import DRefField
@@ -88,11 +88,11 @@ class RowRef(DRef[T]):
 
         The default (None without one) where there is no value, also for a row that is not saved yet.
         """
-        match self._note_of_row():
-            case Staged(value) | Edited(_, value):
-                return cast("T", value)
-            case Loaded(_, _, data):
-                return self._field.decode(data)
+        note = self._note_of_row()
+        if isinstance(note, Loaded):
+            return self._field.decode(note.data)
+        if note is not None:
+            return cast("T", note.value)
         return self._field.decode(None) if self._is_unsaved() else self._run(self._now())
 
     async def aloaded(self) -> T:
@@ -118,7 +118,7 @@ class RowRef(DRef[T]):
         if self._row is None:
             return None
         note = notes.note_of(self._row, self._field.name)
-        if isinstance(note, Loaded) and (self._is_unsaved() or note.key != notes.key_of(self._row)):
+        if isinstance(note, Loaded) and (self._row._state.adding or note.key != notes.key_of(self._row)):
             return None
         return note
 

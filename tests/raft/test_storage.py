@@ -21,6 +21,13 @@ from tests.servers import janitor
 
 State = tuple[HardState, tuple[Entry, ...], Snapshot | None]
 PATIENCE = 20.0
+FRAME = 24 + 4096
+
+
+@pytest.fixture(autouse=True)
+def _small_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "WAL_PAGES", 60)
+    monkeypatch.setattr(storage, "WAL_ROOM", 60 * FRAME)
 
 
 @pytest.fixture
@@ -65,6 +72,22 @@ def copy(store: Storage, to: Path) -> Path:
 
 def wal_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
+
+
+def end_of_log(store: Storage) -> int:
+    """Behind the last frame whose salts are those in the header; then come zeros, or frames of earlier rounds."""
+    content = wal_of(store.path).read_bytes()
+    end = 32
+    while content[end + 8 : end + 16] == content[16:24]:
+        end += FRAME
+    return end
+
+
+def go_round(store: Storage) -> None:
+    """Begins the write-ahead log at its start again, over a round of twenty transactions."""
+    for _ in range(20):
+        store.note("filling", b"x" * 3000)
+    storage._checkpoint(store._db())
 
 
 class TestSaving:
@@ -127,16 +150,13 @@ class TestSaving:
     def test_is_the_owners_alone(self, store: Storage, path: Path) -> None:
         assert [file.stat().st_mode & 0o077 for file in (path, wal_of(path), path.parent)] == [0, 0, 0]
 
-    def test_write_ahead_log_does_not_grow_without_end(
-        self, store: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(storage, "WAL_LIMIT", 64 * 1024)
-        sizes = []
-        for index in range(1, 60):
+    def test_write_ahead_log_is_written_over_and_does_not_grow(self, store: Storage, path: Path) -> None:
+        sizes = {wal_of(path).stat().st_size}
+        for index in range(1, 75):
             store.save(HardState(1, "a", index - 1), None, [entry(index)])
-            sizes.append(wal_of(path).stat().st_size)
-        assert max(sizes) < 2 * 64 * 1024
-        assert min(sizes) == 0
+            sizes.add(wal_of(path).stat().st_size)
+        assert max(sizes) - min(sizes) < 10 * FRAME
+        assert end_of_log(store) < max(sizes) // 2  # it went round
 
     def test_closed_file_is_one_file(self, store: Storage, path: Path) -> None:
         store.save(HardState(1))
@@ -198,7 +218,7 @@ WRITER = """
 import random, sys
 from dref_django.backends.raft import storage
 from dref_django.backends.raft.core.messages import Entry, EntryKind, HardState, Members, Snapshot
-storage.WAL_LIMIT = 32 * 1024
+storage.WAL_PAGES = 8
 store, dice = storage.Storage.open(sys.argv[1], "shop"), random.Random(int(sys.argv[2]))
 index = store.last_index
 while True:
@@ -234,24 +254,42 @@ class TestCrashes:
                 assert store.hard_state.commit <= store.last_index
                 assert all(each.data == b"%d" % each.index for each in store.entries())
 
-    def test_torn_write_ahead_log_gives_a_state_that_once_was(self, store: Storage, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("rounds", [0, 1, 2])
+    def test_torn_write_ahead_log_gives_a_state_that_once_was(
+        self, store: Storage, tmp_path: Path, rounds: int
+    ) -> None:
+        """The header lies in one sector, and is whole: the new one or, with nothing behind it, that of before."""
+        for _ in range(rounds):
+            go_round(store)
+        before = wal_of(store.path).read_bytes()
         states, ends = [state(store)], [0]
         for index in range(1, 6):
             store.save(HardState(index, "a", index - 1), None, log(index, index, index))
             states.append(state(store))
-            ends.append(wal_of(store.path).stat().st_size)
+            ends.append(end_of_log(store))
         whole = wal_of(store.path).read_bytes()
         dice = random.Random(1)
-        for number, length in enumerate([0, 31, 32, 33, *ends, *(dice.randrange(len(whole)) for _ in range(25))]):
+        for number, length in enumerate([0, 32, 33, *ends, *(dice.randrange(32, ends[-1]) for _ in range(25))]):
             torn = copy(store, tmp_path / str(number))
-            os.truncate(wal_of(torn), length)
+            wal_of(torn).write_bytes(whole[:length] + before[length:])
             survived = sum(1 for end in ends if end <= length) - 1
             assert reopened(torn) == states[survived], length
+
+    def test_log_that_was_cut_off_gives_a_state_that_once_was(self, store: Storage, tmp_path: Path) -> None:
+        store.save(HardState(1), None, log(1, 1))
+        states, middle = [state(store)], end_of_log(store)
+        store.save(HardState(2), None, log(2, 2))
+        states.append(state(store))
+        for number, length in enumerate([middle, middle + 1, end_of_log(store) - 1, end_of_log(store)]):
+            torn = copy(store, tmp_path / str(number))
+            os.truncate(wal_of(torn), length)
+            assert reopened(torn) == states[length == end_of_log(store)], length
 
     def test_garbage_at_the_end_is_a_torn_write(self, store: Storage, tmp_path: Path) -> None:
         store.save(HardState(1), None, log(1, 5))
         torn = copy(store, tmp_path / "torn")
-        with wal_of(torn).open("ab") as file:
+        with wal_of(torn).open("r+b") as file:
+            file.seek(end_of_log(store))
             file.write(random.Random(3).randbytes(10_000))
         assert reopened(torn) == state(store)
 
@@ -259,20 +297,23 @@ class TestCrashes:
         for index in range(1, 4):
             store.save(HardState(1), None, log(index, index))
         torn = copy(store, tmp_path / "torn")
-        os.truncate(wal_of(torn), wal_of(torn).stat().st_size - 1)
+        os.truncate(wal_of(torn), end_of_log(store) - 1)
         with closing(Storage.open(torn, "shop")) as again:
             again.save(HardState(2), None, log(3, 4, term=2))
         assert reopened(torn) == (HardState(2), (*log(1, 2), *log(3, 4, term=2)), None)
 
 
 class TestDamage:
-    def test_flipped_bits_in_the_write_ahead_log_are_found(self, store: Storage, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("rounds", [0, 1])
+    def test_flipped_bits_in_the_write_ahead_log_are_found(self, store: Storage, tmp_path: Path, rounds: int) -> None:
+        for _ in range(rounds):
+            go_round(store)
         states = [state(store)]
         ends = [0]
         for index in range(1, 7):
             store.save(HardState(index, "a", index - 1), None, log(index, index, index))
             states.append(state(store))
-            ends.append(wal_of(store.path).stat().st_size)
+            ends.append(end_of_log(store))
         before_last = ends[-2]
         dice = random.Random(5)
         frame_headers = [32 + 4120 * number + field for number in range(4) for field in range(0, 24, 2)]

@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -25,8 +26,7 @@ class Disk:
 
     def run(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Awaitable on the running loop; what `function` raises is raised there."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def settle(result: T | None, error: BaseException | None) -> None:
             if future.cancelled():
@@ -36,19 +36,25 @@ class Disk:
             else:
                 future.set_exception(error)
 
+        self.call(partial(function, *args), settle)
+        return future
+
+    def call(self, function: Callable[[], T], then: Callable[[T | None, BaseException | None], None]) -> None:
+        """Calls `then` on the running loop, with what `function` returned, or None and what it raised."""
+        loop = asyncio.get_running_loop()
+
         def call() -> None:
             result, failure = None, None
             try:
-                result = function(*args)
+                result = function()
             except BaseException as error:
                 failure = error
             try:
-                loop.call_soon_threadsafe(settle, result, failure)
+                loop.call_soon_threadsafe(then, result, failure)
             except RuntimeError:  # the loop was closed meanwhile: nobody waits
                 return
 
         self._calls.put(call)
-        return future
 
     def close(self) -> None:
         """Ends the thread after what it has been given."""

@@ -1,8 +1,10 @@
 """Drives the core: what it decides is put on disk, sent, applied and answered, in that order.
 
-One turn: ask the core for its work, send what need not wait, save the rest on the disk's thread, then send, apply and
-answer. While the disk writes, this loop goes on: what is proposed meanwhile goes to the followers at once and to the
-disk with the next turn, which is how commits group by themselves.
+One turn: ask the core for its work; send what need not wait and save the rest on the disk's thread, if anything is to
+be saved; then apply, answer, and send. While the disk writes, this loop goes on: what is proposed meanwhile goes to the
+followers at once and to the disk with the next turn, which is how commits group by themselves. A turn that needs no
+disk ends in the step of the loop that began it, and answers before it tells the followers what is committed: the
+caller is who waits.
 
 A leader serves reads without the log: the core confirms that it still leads (ReadIndex), and the state machine is asked
 at the leader's time. Leader's time is the wall clock of its election, at least the machine's time, and from there a
@@ -16,7 +18,8 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, NoReturn
 
 from dref_django.protocol import Command
 
@@ -95,13 +98,13 @@ class Driver:
         self._disk = disk
         self._packing = Disk("dref-raft-snapshot")
         self._snapshotting: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None
         self._unsaved: HardState | None = None  # a commit index that can wait
         self._clock = LeaderClock()
         self._leads = False  # and its LEAD entry is applied
-        self._wake = asyncio.Event()
-        self._is_poked = False
         self._loop = asyncio.get_running_loop()
+        self._failure: asyncio.Future[NoReturn] = self._loop.create_future()
+        self._is_poked = False
+        self._is_saving = False
         self._proposals: list[Proposal] = []
         self._proposed_bytes = 0
         self._queries: list[Query] = []
@@ -177,9 +180,19 @@ class Driver:
 
     def _pump(self) -> None:
         self._is_poked = False
-        self._submit()
-        self.send(self.raft.early_messages())
-        self._wake.set()
+        if self._failure.done():
+            return
+        try:
+            self._submit()
+            if not self._is_saving:
+                self._take_turns()
+            self.send(self.raft.early_messages())
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
     def _submit(self) -> None:
         if self._proposals and self._is_up_to_date():
@@ -203,22 +216,42 @@ class Driver:
         status = self.raft.status()
         return status.role is not Role.LEADER or (self.role is Role.LEADER and status.term == self.term)
 
-    async def run(self) -> None:
-        """Returns never; raises what the disk raises, after which this node must not go on."""
+    async def run(self) -> NoReturn:
+        """Raises what the disk raises, after which this node must not go on."""
         self._poke()
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if self._failure is not None:
-                raise self._failure
-            while self.raft.has_ready():
-                await self._turn(self.raft.ready())
+        await self._failure
 
-    async def _turn(self, ready: Ready) -> None:
-        self.send(ready.early_messages)
-        self._note_role(ready)
-        await self._save(ready)
-        self.send(ready.messages)
+    def _take_turns(self) -> None:
+        """As many as there are until the disk has to be waited for."""
+        while self.raft.has_ready():
+            ready = self.raft.ready()
+            self._note_role(ready)
+            hard_state = ready.hard_state or self._unsaved
+            if ready.must_sync:
+                self.send(ready.early_messages)
+                self._unsaved, self._is_saving = None, True
+                save = partial(self._storage.save, hard_state, ready.truncate_from, ready.entries, ready.snapshot)
+                self._disk.call(save, partial(self._saved, ready))
+                return
+            self._unsaved = hard_state
+            self._finish(ready)
+            self.send(ready.messages + ready.early_messages)
+
+    def _saved(self, ready: Ready, _: None, error: BaseException | None) -> None:
+        self._is_saving = False
+        if error is not None:
+            self._fail(error)
+        if self._failure.done():
+            return
+        try:
+            self.send(ready.messages)  # another node waits for them
+            self._finish(ready)
+        except BaseException as failure:
+            self._fail(failure)
+        self._pump()
+
+    def _finish(self, ready: Ready) -> None:
+        """Everything but messages, once what had to be saved is."""
         if ready.snapshot is not None:
             self._install(ready.snapshot)
         for entry in ready.committed:
@@ -233,14 +266,6 @@ class Driver:
         if self.applied - self._snapshot_index >= SNAPSHOT_ENTRIES and self._snapshotting is None:
             self._snapshotting = self._loop.create_task(self._compact())
             self._snapshotting.add_done_callback(self._compacted)
-
-    async def _save(self, ready: Ready) -> None:
-        hard_state = ready.hard_state or self._unsaved
-        if ready.must_sync or ready.entries or ready.snapshot is not None or ready.truncate_from is not None:
-            self._unsaved = None
-            await self._disk.run(self._storage.save, hard_state, ready.truncate_from, ready.entries, ready.snapshot)
-        else:
-            self._unsaved = hard_state
 
     def _note_role(self, ready: Ready) -> None:
         now = (ready.role, ready.term, ready.leader or "")
@@ -343,8 +368,7 @@ class Driver:
     def _compacted(self, task: asyncio.Task[None]) -> None:
         self._snapshotting = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
-            self._wake.set()
+            self._fail(error)
 
     async def close(self) -> None:
         """After `run` was cancelled: waits for the disk, and closes the database."""

@@ -30,8 +30,10 @@ from . import rows
 from .core.messages import Entry, HardState, Snapshot
 from .wal import find_damage
 
-WAL_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes of write-ahead log after which its pages are moved into the database."""
+WAL_PAGES: Final = 1000
+"""Pages in the write-ahead log after which they are moved into the database, and the log begins at its start again."""
+WAL_ROOM: Final = 4 * 1024 * 1024
+"""Bytes that are made ready for them."""
 LOST_DISK: Final = (
     "If this node's data is lost, remove the node from the cluster, move the file and its -wal away and start again: "
     "the node then joins as a new member."
@@ -206,7 +208,6 @@ class Storage:
             raise StorageError(
                 f"{self.path} cannot be written: {error}. This node must stop; check the disk."
             ) from error
-        self._checkpoint_at_times(connection)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -214,16 +215,6 @@ class Storage:
             yield
         except (sqlite3.Error, rows.Damaged) as error:
             raise StorageError(f"{self.path} cannot be read: {error}. {LOST_DISK}") from error
-
-    def _checkpoint_at_times(self, connection: sqlite3.Connection) -> None:
-        with suppress(FileNotFoundError):
-            if _wal(self.path).stat().st_size < WAL_LIMIT:
-                return
-        try:
-            _checkpoint(connection)
-        except sqlite3.Error as error:
-            if _code(error) != sqlite3.SQLITE_FULL:  # then the log goes on growing, and the next call tries
-                self._failure = error
 
     def _db(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -288,6 +279,7 @@ def _opened(kind: type[Storage], path: Path, cluster: str, node_id: str | None) 
         # Moves what the log holds into the database, so that the log begins anew, without a torn rest.
         rows.put_meta(connection, "open", b"yes")
         _checkpoint(connection)
+        _make_room(_wal(path))
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -335,14 +327,23 @@ def _connect(path: Path) -> sqlite3.Connection:
         "locking_mode = EXCLUSIVE",
         "synchronous = FULL",
         "fullfsync = ON",  # macOS
-        "wal_autocheckpoint = 0",
+        f"wal_autocheckpoint = {WAL_PAGES}",
     ):
         connection.execute(f"PRAGMA {setting}")
     return connection
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    """The next transaction is the first of the log, with other salts: what is left of earlier ones does not count."""
+    connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+
+
+def _make_room(wal: Path) -> None:
+    """A sync within a file costs half of one that makes it longer. Zeros behind the log are none of it."""
+    with wal.open("ab") as file:
+        file.write(bytes(max(0, WAL_ROOM - file.tell())))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _text(connection: sqlite3.Connection, key: str) -> str:

@@ -23,6 +23,9 @@ from tests.raft.clusters import TIMEOUT, Cluster
 KEYS: Final = 3
 """Refs that are at work at a time; a new episode has others, so that no history becomes long."""
 PATIENCE: Final = 30.0
+TTL: Final = 10.0
+LONGEST_TURN: Final = 1.5
+"""Seconds in the lock: some turns outlast an election."""
 
 
 class Crew:
@@ -60,6 +63,7 @@ class Crew:
     # --- what a test commands -----------------------------------------------------------------------------------
 
     def begin_episode(self) -> None:
+        """From now on other refs are at work."""
         self._episode += 1
 
     def wait_for_more(self, more: int, *members: int) -> None:
@@ -108,9 +112,10 @@ class Crew:
         self._done[number] += 1
 
     def _take_turns(self, number: int, client: str, seed: str) -> None:
-        guard = lock("turns", ttl=2, timeout=PATIENCE, using=self._params[number].alias)
+        guard = lock("turns", ttl=TTL, timeout=PATIENCE, using=self._params[number].alias)
         held = guard.acquire()
         entered = time.monotonic()
+        held.lost.wait(random.Random(seed).uniform(0, LONGEST_TURN))
         with suppress(DRefError):
             held.check()
             left = time.monotonic()

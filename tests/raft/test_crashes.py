@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from dref_django.backends import Params
+from dref_django.backends.raft.backend import RaftBackend
+from dref_django.protocol import Read, Write
 from tests.processes import wait_until
 from tests.raft.clusters import Cluster
-from tests.raft.crews import Crew
+from tests.raft.crews import Crew, client_options
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
@@ -59,12 +64,18 @@ def test_frozen_leader(cluster: Cluster) -> None:
     places = [[f"127.0.0.1:{port}"] for port in cluster.ports]
     leader = cluster.leader()
     others = [node for node in range(3) if node != leader]
-    with Crew(cluster, places, timeout=1.0) as crew:
+    params = Params("bystander", cluster.prefix, timeout=20, options=client_options(cluster, places[leader]))
+    with Crew(cluster, places, timeout=1.0) as crew, closing(RaftBackend(params)) as bystander:
+        bystander.execute([Write("value", b"old")])
         crew.wait_for_more(BURST, 0, 1, 2)
         cluster.alive[leader].freeze()
         wait_until(lambda: cluster.leader() != leader, "another leader", PATIENCE)
+        cluster.client.execute([Write("value", b"new")])
         crew.begin_episode()
         crew.wait_for_more(BURST, *others)
-        cluster.alive[leader].thaw()
+        with ThreadPoolExecutor(8) as pool:
+            reads = [pool.submit(bystander.execute, [Read("value")]) for _ in range(8)]
+            cluster.alive[leader].thaw()
+            assert {read.result()[0].data for read in reads} == {b"new"}
         crew.wait_for_more(BURST, 0, 1, 2)
         crew.stop_and_check()

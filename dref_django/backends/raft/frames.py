@@ -23,7 +23,8 @@ CODE_SIZE: Final = 16
 
 _length = struct.Struct(">I")
 _number = struct.Struct(">Q")
-_HEAD: Final = _length.size + CODE_SIZE
+HEAD: Final = _length.size + CODE_SIZE
+"""Bytes that come before the body of a sealed frame."""
 
 
 class TransportError(DRefError):
@@ -87,18 +88,18 @@ class Opener:
         buffer += data
         start, end = 0, len(buffer)
         try:
-            while end - start >= _HEAD:
+            while end - start >= HEAD:
                 (size,) = _length.unpack_from(buffer, start)
                 if size > MAX_FRAME:
                     raise FrameError(f"a frame of {size} bytes; at most {MAX_FRAME} are read")
-                stop = start + _HEAD + size
+                stop = start + HEAD + size
                 if stop > end:
                     return
-                body = bytes(buffer[start + _HEAD : stop])
+                body = bytes(buffer[start + HEAD : stop])
                 code = self._keyed.copy()
                 code.update(_number.pack(self._received))
                 code.update(body)
-                if not compare_digest(code.digest(), bytes(buffer[start + _length.size : start + _HEAD])):
+                if not compare_digest(code.digest(), bytes(buffer[start + _length.size : start + HEAD])):
                     raise FrameError(f"frame {self._received} is not genuine")
                 self._received += 1
                 start = stop

@@ -34,6 +34,7 @@ def gauges(attachment: Attachment) -> dict[str, float]:
         "raft_commit_index": status["commit"],
         "raft_unapplied": status["commit"] - status["applied"],
         "raft_refused": sum(status["refused"].values()),
+        "raft_sent_bytes": status["sent_bytes"],
     }
     if leads:
         found["raft_lag"] = max((status["last"] - peer["match"] for peer in status["peers"].values()), default=0)

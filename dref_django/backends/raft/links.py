@@ -11,7 +11,7 @@ from typing import Final
 
 from .channel import Channel
 from .dialing import dial
-from .frames import TransportError
+from .frames import HEAD, TransportError
 from .handshake import Hello, Secrets
 
 logger = logging.getLogger("dref_django")
@@ -45,6 +45,8 @@ class Links:
         self._hello = hello
         self._on_frame = on_frame
         self._tls = tls
+        self.sent_bytes = 0
+        """Of all frames, with their heads."""
         self._links: dict[str, _Link] = {}
         self._adopted: dict[str, list[Channel]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -91,10 +93,12 @@ class Links:
     def send(self, node: str, frame: bytes) -> bool:
         """False: there is no connection at the moment, or it cannot take more; the frame was not sent."""
         link = self._links.get(node)
-        if link is not None and link.channel is not None and link.channel.send(frame):
-            return True
-        adopted = self._adopted.get(node)
-        return adopted is not None and any(channel.send(frame) for channel in reversed(adopted))
+        sent = link is not None and link.channel is not None and link.channel.send(frame)
+        if not sent:
+            sent = any(channel.send(frame) for channel in reversed(self._adopted.get(node, ())))
+        if sent:
+            self.sent_bytes += HEAD + len(frame)
+        return sent
 
     def is_up(self, node: str) -> bool:
         link = self._links.get(node)

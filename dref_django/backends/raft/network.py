@@ -83,6 +83,10 @@ class Network:
     def addresses(self) -> dict[str, str]:
         return {**self._links.addresses(), self.node_id: self._here}
 
+    def sent_bytes(self) -> int:
+        """To the other nodes, since this one runs."""
+        return self._links.sent_bytes
+
     def refusals(self) -> dict[str, int]:
         """Connections that were turned away, by reason; see `Acceptor.refusals`."""
         return dict(self._acceptor.refusals.counts)

@@ -112,6 +112,7 @@ class Node:
             "peers": peers,
             "addresses": {} if self._network is None else self._network.addresses(),
             "refused": {} if self._network is None else self._network.refusals(),
+            "sent_bytes": 0 if self._network is None else self._network.sent_bytes(),
         }
 
     # --- frames between nodes -----------------------------------------------------------------------------------
@@ -126,10 +127,7 @@ class Node:
     def _take(self, sender: str, frame: bytes) -> None:
         kind, body = frame[0] if frame else -1, frame[1:]
         if kind == RAFT:
-            message = decode_message(body)
-            if message.sender != sender:
-                raise ValueError("a message in another node's name")
-            self.driver.step(message)
+            self.driver.step(decode_message(body, sender, self.node_id))
         elif kind == QUESTION:
             hear_question(body, self._leading, lambda answer: self._send(sender, bytes((ANSWER,)) + answer))
         elif kind == ANSWER:

@@ -1,6 +1,6 @@
 """What nodes and clients say to each other, as bytes: msgpack arrays whose every field is checked.
 
-A message of the core is `[number of its kind, field, field ...]`, a batch of commands a list of the same, replies and
+A message of the core is `[number of its kind, term, field ...]`, a batch of commands a list of the same, replies and
 events likewise; the numbers are places in the tables below and never change their meaning. Nothing is built from what
 does not fit: whatever the bytes, decoding ends in a value of the expected type or in `WireError`, and costs memory in
 proportion to their length.
@@ -147,21 +147,21 @@ def _members(value: Any) -> Members:
 # --- what each kind is made of -------------------------------------------------------------------------------------
 
 _ENTRY = _record(Entry, _number, _number, _one_of(EntryKind), _blob)
-_HEAD = (_node, _node, _number)
+# From the term on: who sent a message to whom, the connection knows.
 _MESSAGES: Final[dict[type[Message], tuple[Check, ...]]] = {
-    messages.PreVote: (*_HEAD, _number, _number),
-    messages.PreVoteReply: (*_HEAD, _flag),
-    messages.Vote: (*_HEAD, _number, _number, _flag),
-    messages.VoteReply: (*_HEAD, _flag),
-    messages.Append: (*_HEAD, _number, _number, _number, _several(_ENTRY)),
-    messages.AppendReply: (*_HEAD, _flag, _number, _number, _number),
-    messages.Heartbeat: (*_HEAD, _number, _number),
-    messages.HeartbeatReply: (*_HEAD, _number),
-    messages.SnapshotChunk: (*_HEAD, _number, _number, _members, _number, _number, _blob),
-    messages.SnapshotReply: (*_HEAD, _number, _number),
-    messages.TimeoutNow: _HEAD,
-    messages.ReadRequest: (*_HEAD, _number),
-    messages.ReadReply: (*_HEAD, _number, _number),
+    messages.PreVote: (_number, _number, _number),
+    messages.PreVoteReply: (_number, _flag),
+    messages.Vote: (_number, _number, _number, _flag),
+    messages.VoteReply: (_number, _flag),
+    messages.Append: (_number, _number, _number, _number, _several(_ENTRY)),
+    messages.AppendReply: (_number, _flag, _number, _number, _number),
+    messages.Heartbeat: (_number, _number, _number),
+    messages.HeartbeatReply: (_number, _number),
+    messages.SnapshotChunk: (_number, _number, _number, _members, _number, _number, _blob),
+    messages.SnapshotReply: (_number, _number, _number),
+    messages.TimeoutNow: (_number,),
+    messages.ReadRequest: (_number, _number),
+    messages.ReadReply: (_number, _number, _number),
 }
 _MESSAGE_KINDS: Final = [(kind, _MESSAGES[kind]) for kind in MESSAGES]
 _MESSAGE_NUMBERS: Final = {
@@ -213,16 +213,16 @@ _WAKE = _record(Wake, _text, _text)
 
 
 def encode_message(message: Message) -> bytes:
-    """A message of the core. `sender` travels along: compare it with the node that the connection belongs to."""
+    """A message of the core, without its `sender` and `to`, half of a small one: the connection tells."""
     number, get = _MESSAGE_NUMBERS[type(message)]
-    packed: bytes = msgpack.packb((number, *get(message)), default=_plain)
+    packed: bytes = msgpack.packb((number, *get(message)[2:]), default=_plain)
     return packed
 
 
-def decode_message(data: bytes) -> Message:
-    """Raises `WireError`."""
+def decode_message(data: bytes, sender: str, to: str) -> Message:
+    """What came over a connection with the node `sender` to this node, `to`. Raises `WireError`."""
     kind, shape, values = _kind(_unpacked(data), _MESSAGE_KINDS)
-    return kind(*_fields(values, shape))
+    return kind(sender, to, *_fields(values, shape))
 
 
 def encode_commands(commands: Sequence[Command]) -> bytes:

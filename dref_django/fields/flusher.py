@@ -5,7 +5,8 @@ compares all rows with their refs, in pages, and from then on flushes what it he
 itself on another back end than before, it compares again. What it knows it knows from versions: a flusher that was
 killed, or frozen and thawed after another took over, leaves nothing wrong behind.
 
-The lag is bounded by `LAG`: half of it is spent waiting for more to flush together.
+The lag is bounded by `LAG`: half of it is spent waiting for more to flush together. What others may know of it is said
+in `reports.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -33,10 +35,10 @@ from dref_django.waiting import Waker
 from .columns import Columns, Target
 from .declared import DRefField, ref_fields
 from .orphans import databases_of
+from .reports import LOCK, Report
 
 logger = logging.getLogger("dref_django")
 
-LOCK: Final = "dref.fields.mirror"
 LAG: Final = 1.0
 """Seconds within which a column follows its ref, while the flusher and the database keep up."""
 TTL: Final = 5.0
@@ -56,6 +58,22 @@ class Source(NamedTuple):
     @property
     def prefix(self) -> str:
         return self.field.pattern.prefix(self.databases[0])
+
+    @property
+    def label(self) -> str:
+        return f"{self.field.owner._meta.label}.{self.field.name}"
+
+    @property
+    def key(self) -> str:
+        """Of this source in reports."""
+        return f"{self.label}@{self.databases[0]}"
+
+
+class Differences(NamedTuple):
+    """Of one page of rows: what to write, and what to set back from the version that was seen."""
+
+    newer: list[Target]
+    older: list[tuple[Target, int]]
 
 
 def mirrored_fields() -> list[DRefField[Any]]:
@@ -85,11 +103,18 @@ class Flusher:
         self._databases = databases
         self._ttl = ttl
         self._waiting_since: float | None = None
+        self._report = Report(using)
+        _flushers.add(self)
 
     @property
     def lag(self) -> float:
         since = self._waiting_since
         return 0.0 if since is None else time.monotonic() - since
+
+    @staticmethod
+    def lags() -> dict[str, float]:
+        """Of the flushers in this process that lead, by the alias of the back end."""
+        return {flusher.using: flusher.lag for flusher in list(_flushers) if flusher.leads}
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -101,15 +126,18 @@ class Flusher:
             except DRefError:
                 stop.wait(0.05)  # somebody else flushes, or the back end is away
                 continue
+            self._report.is_told = True
             try:
                 self._lead(held, stop)
             except LockLost:
                 logger.warning("dref: the mirror's lock is lost; another process goes on")
             except (DRefError, DatabaseError) as error:
                 logger.warning("dref: mirrored columns cannot be flushed now: %s", error)
+                self._report.fails(error)
                 stop.wait(RETRY)
             finally:
-                self.leads = False
+                self.leads = self._report.is_told = False
+                self._waiting_since = None
                 close_old_connections()
                 with suppress(DRefError):  # then it runs out by itself
                     lock.release(held)
@@ -129,6 +157,7 @@ class Flusher:
             while not stop.is_set() and not buffer.ended:
                 held.check()
                 close_old_connections()
+                self._report.publish()
                 if not heard.wait(self._period):
                     continue
                 self._waiting_since = time.monotonic()
@@ -158,41 +187,60 @@ class Flusher:
     def flush(self, sources: Iterable[Source], raws: Iterable[Raw]) -> None:
         """Writes changes that were heard of; a deleted or expired ref is written as the default."""
         changes = list(raws)
-        for field, databases in sources:
-            keys = [(field.pattern.pk(raw.name, databases[0]), raw) for raw in changes]
-            targets = [Target(pk, raw.data, raw.version) for pk, raw in keys if pk is not None]
-            for alias in databases:
-                _columns(field).update(alias, targets)
+        work: list[tuple[Source, list[Target]]] = []
+        for source in sources:
+            pattern, alias = source.field.pattern, source.databases[0]
+            keys = [(pattern.pk(raw.name, alias), raw) for raw in changes]
+            work.append((source, [Target(pk, raw.data, raw.version) for pk, raw in keys if pk is not None]))
+            self._report.hears(source.key, len(work[-1][1]), self._waiting_since)
+        self._report.publish()
+        for source, targets in work:
+            for alias in source.databases:
+                _columns(source.field).update(alias, targets)
             self.flushed += len(targets)
+            self._report.wrote(source.key, len(targets))
+        self._report.goes_well()
 
     def compare(self, sources: Iterable[Source] | None = None) -> None:
-        """Reads the versions of all refs, page by page, and writes the rows that differ.
+        """Reads the versions of all refs, page by page, and writes the rows that differ."""
+        for source in self.sources() if sources is None else sources:
+            columns = _columns(source.field)
+            for alias in source.databases:
+                for newer, older in self._differences(source.field, alias):
+                    columns.update(alias, newer)
+                    columns.set_back(alias, older)
+                    self.flushed += len(newer) + len(older)
+                    self._report.wrote(source.key, len(newer) + len(older))
+                    self._report.publish()
+        self._report.goes_well()
 
-        The row is read before the ref, so that of the two versions the ref's is the newer one: where it is the older
-        one, the ref itself was set back.
-        """
-        for field, databases in self.sources() if sources is None else sources:
-            for alias in databases:
-                for page in _columns(field).pages(alias):
-                    self._compare(field, alias, page)
+    def count_behind(self, source: Source) -> int:
+        """How many rows do not show their ref's value now; reads all of them, and writes nothing."""
+        return sum(
+            len(newer) + len(older)
+            for alias in source.databases
+            for newer, older in self._differences(source.field, alias)
+        )
 
-    def _compare(self, field: DRefField[Any], alias: str, page: list[tuple[Any, Any, int]]) -> None:
-        reads = [Read(field.pattern.name(pk, alias)) for pk, _, _ in page]
-        replies = backends.get_backend(self.using).execute(reads)
+    def _differences(self, field: DRefField[Any], alias: str) -> Iterator[Differences]:
+        """Page by page. The row is read before the ref, so that of the two versions the ref's is the newer one: where
+        it is the older one, the ref itself was set back."""
+        backend = backends.get_backend(self.using)
         default = field.decode(None)
-        newer: list[Target] = []
-        older: list[tuple[Target, int]] = []
-        for (pk, value, version), reply in zip(page, replies, strict=True):
-            if reply.version > version:
-                newer.append(Target(pk, reply.data, reply.version))
-            elif reply.data is None and value != default:  # absent for so long that its last version is forgotten
-                older.append((Target(pk, None, version), version))
-            elif reply.data is not None and reply.version < version:
-                older.append((Target(pk, reply.data, reply.version), version))
-        columns = _columns(field)
-        columns.update(alias, newer)
-        columns.set_back(alias, older)
-        self.flushed += len(newer) + len(older)
+        for page in _columns(field).pages(alias):
+            replies = backend.execute([Read(field.pattern.name(pk, alias)) for pk, _, _ in page])
+            found = Differences([], [])
+            for (pk, value, version), reply in zip(page, replies, strict=True):
+                if reply.version > version:
+                    found.newer.append(Target(pk, reply.data, reply.version))
+                elif reply.data is None and value != default:  # absent for so long that its last version is forgotten
+                    found.older.append((Target(pk, None, version), version))
+                elif reply.data is not None and reply.version < version:
+                    found.older.append((Target(pk, reply.data, reply.version), version))
+            yield found
+
+
+_flushers: weakref.WeakSet[Flusher] = weakref.WeakSet()
 
 
 def _columns(field: DRefField[Any]) -> Columns:

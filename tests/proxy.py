@@ -79,6 +79,7 @@ class TcpProxy:
         self._serving: set[asyncio.Future[None]] = set()
         self._swallow_requests = False
         self._swallow_replies = False
+        self._swallowed: list[tuple[bytes, bool, bool]] = []  # said, and whether its requests and replies are lost
         self._trickle = 0.0
         self._request_traps: list[_Trap] = []
         self._reply_traps: list[_Trap] = []
@@ -132,6 +133,13 @@ class TcpProxy:
         self._run(swallow)
         return isolated
 
+    def swallow(self, said: bytes, *, requests: bool = True, replies: bool = True) -> None:
+        """A black hole for the connections, also those to come, of clients who say ``said``, from then on.
+
+        As ``blackhole`` it can be one-way, and as in ``isolate`` what a client says first counts.
+        """
+        self._run(lambda: self._swallowed.append((said, requests, replies)))
+
     def trickle(self, seconds: float) -> None:
         """Let replies through byte by byte, with so many seconds between them."""
 
@@ -145,6 +153,7 @@ class TcpProxy:
 
         def forward_again() -> None:
             self._swallow_requests = self._swallow_replies = False
+            self._swallowed.clear()
             self._trickle = 0.0
             for connection in self._connections:
                 connection.swallowed = False
@@ -283,7 +292,7 @@ class TcpProxy:
 
     def _pass_request(self, connection: _Connection, data: bytes) -> bool:
         connection.said = (connection.said + data)[:REMEMBERED]
-        if self._swallow_requests or connection.swallowed:
+        if self._swallow_requests or connection.swallowed or self._is_swallowed(connection, replies=False):
             connection.lost_bytes = True
             return False
         if trap := _spring(self._request_traps, data):
@@ -295,7 +304,7 @@ class TcpProxy:
         return True
 
     def _pass_reply(self, connection: _Connection, data: bytes) -> bool:
-        if self._swallow_replies or connection.swallowed:
+        if self._swallow_replies or connection.swallowed or self._is_swallowed(connection, replies=True):
             connection.lost_bytes = True
             return False
         if data and connection.reply_trap is not None:
@@ -303,6 +312,9 @@ class TcpProxy:
             self._forget(connection)
             return False
         return True
+
+    def _is_swallowed(self, connection: _Connection, *, replies: bool) -> bool:
+        return any(rule[2 if replies else 1] and rule[0] in connection.said for rule in self._swallowed)
 
 
 def _spring(traps: list[_Trap], data: bytes) -> _Trap | None:

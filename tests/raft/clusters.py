@@ -102,7 +102,7 @@ class Cluster:
         place = {"DATA_DIR": str(self.directory / f"node-{node}")}
         if not self.ports:
             return {**place, **more}
-        return {"NODES": [f"127.0.0.1:{port}" for port in self.ports], "PORT": self.ports[node], **place, **more}
+        return {"NODES": self.addresses, "PORT": self.ports[node], **place, **more}
 
     def environment(self, node: int, **more: Any) -> dict[str, str]:
         setting: Mapping[str, Any] = {
@@ -166,10 +166,15 @@ class Cluster:
         wait_until(asked, "a leader", PATIENCE)
         return found[-1]
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where the nodes know each other to be."""
+        return [f"127.0.0.1:{port}" for port in self.ports]
+
     def leader(self) -> int:
         """The number of the node that leads."""
         status = self.status()
-        return self.ports.index(int(status["addresses"][status["node"]].rpartition(":")[2]))
+        return self.addresses.index(status["addresses"][status["node"]])
 
     def has_caught_up(self, size: int) -> bool:
         """Whether so many nodes are members and have the leader's log, but for what is on its way."""
@@ -181,13 +186,48 @@ class Cluster:
     def lead(self, number: int) -> None:
         """Hands leadership to a node."""
         status = self.status()
-        (node,) = [id_ for id_, address in status["addresses"].items() if address.endswith(f":{self.ports[number]}")]
+        (node,) = [id_ for id_, address in status["addresses"].items() if address == self.addresses[number]]
         ask(self.client, Question(Ask.CHANGE, ("transfer", node)))
         wait_until(lambda: self.leader() == number, f"node {number} to lead", PATIENCE)
 
     def value(self, name: str) -> Data | None:
         (reply,) = self.client.execute([Read(name)])
         return reply.data
+
+
+class GatedCluster(Cluster):
+    """Bare nodes that reach each other through proxies only, so that what one says to another can be cut, one way."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, bare=True)
+        self._gates = [TcpProxy("127.0.0.1", port) for port in self.ports]
+
+    def __enter__(self) -> Self:
+        for gate in self._gates:
+            gate.start()
+        return super().__enter__()
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        super().__exit__(kind, error, traceback)
+        for gate in self._gates:
+            gate.close()
+
+    @property
+    def addresses(self) -> list[str]:
+        return [f"127.0.0.1:{gate.port}" for gate in self._gates]
+
+    def options(self, node: int, **more: Any) -> dict[str, Any]:
+        return super().options(node, ADVERTISE=self.addresses[node], **more)
+
+    def cut(self, speaker: int, listener: int) -> None:
+        """From now on nothing that `speaker` says reaches `listener`, whichever of the two has dialled."""
+        said = [address.encode() for address in self.addresses]
+        self._gates[listener].swallow(said[speaker], replies=False)
+        self._gates[speaker].swallow(said[listener], requests=False)
+
+    def heal(self) -> None:
+        for gate in self._gates:
+            gate.heal()
 
 
 class ClusterServer:

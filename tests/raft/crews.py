@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ class Crew:
             Params(f"crew-{number}", cluster.prefix, timeout=timeout, options=client_options(cluster, place))
             for number, place in enumerate(places)
         ]
+        self._name = secrets.token_hex(4)  # other crews may have worked on this cluster
         self._recorder = Recorder()
         self._passages: list[Passage] = []
         self._done = [0] * len(places)
@@ -107,12 +109,12 @@ class Crew:
             raise
 
     def _change(self, number: int, client: str, seed: str) -> None:
-        names = [f"{self._episode}-{key}" for key in range(KEYS)]
+        names = [f"{self._name}-{self._episode}-{key}" for key in range(KEYS)]
         play(self._recorder, client, names, 1, seed, self._params[number].alias)
         self._done[number] += 1
 
     def _take_turns(self, number: int, client: str, seed: str) -> None:
-        guard = lock("turns", ttl=TTL, timeout=PATIENCE, using=self._params[number].alias)
+        guard = lock(self._name, ttl=TTL, timeout=LONGEST_TURN, using=self._params[number].alias)
         held = guard.acquire()
         entered = time.monotonic()
         held.lost.wait(random.Random(seed).uniform(0, LONGEST_TURN))

@@ -32,8 +32,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def everywhere(cluster: Cluster) -> list[list[str]]:
     """Places of two clients; each goes to any node."""
-    addresses = [f"127.0.0.1:{port}" for port in cluster.ports]
-    return [addresses, addresses[::-1]]
+    return [cluster.addresses, cluster.addresses[::-1]]
 
 
 def test_all_nodes_killed_at_once_again_and_again(cluster: Cluster) -> None:
@@ -61,7 +60,7 @@ def test_each_node_killed_in_turn(cluster: Cluster) -> None:
 
 
 def test_frozen_leader(cluster: Cluster) -> None:
-    places = [[f"127.0.0.1:{port}"] for port in cluster.ports]
+    places = [[address] for address in cluster.addresses]
     leader = cluster.leader()
     others = [node for node in range(3) if node != leader]
     params = Params("bystander", cluster.prefix, timeout=20, options=client_options(cluster, places[leader]))

@@ -54,6 +54,7 @@ class Attachment:
         self._loop = asyncio.SelectorEventLoop(self.selector)
         self._stopping = asyncio.Event()
         self._seat: Host | Link | None = None
+        self._last_place = ""  # of the node that this client was connected to
         self._taps: list[Tap] = []
         self._may_host_at = time.monotonic() + (SHORT_LIVED_WAIT if is_short_lived() else 0)
         self.caller = Caller(self._loop)
@@ -154,7 +155,9 @@ class Attachment:
                 with lock:
                     await self._sit(await Host.open(self.options))
                 return
-        await self._sit(await Link.open(self.options))
+        link = await Link.open(self.options, self._last_place)
+        self._last_place = link.place
+        await self._sit(link)
 
     async def _sit(self, seat: Host | Link) -> None:
         def ready() -> None:

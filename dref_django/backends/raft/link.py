@@ -25,6 +25,8 @@ from .wire import WireError, decode_events
 
 PATIENCE: Final = 1.5
 """Seconds in which a node says something to what it is asked."""
+VAIN: Final = 5.0
+"""Seconds for which a node that answers is given time to find a leader; longer than an election."""
 
 
 class NoHost(Exception):
@@ -43,19 +45,21 @@ class Told(IntEnum):
 class Link:
     """As a `calls.Gate`, and for taps. All on the loop of the process's attachment."""
 
-    def __init__(self, channel: Channel, *, has_others: bool = False) -> None:
-        """`has_others`: there are other nodes to go to when this one does not answer."""
+    def __init__(self, channel: Channel, place: str = "") -> None:
+        """`place`: the address of one node of several; "": there is no other to go to when it does not answer."""
+        self.place = place
         self._channel = channel
-        self._has_others = has_others
         self._heard = 0.0
+        self._vain_since: float | None = None  # when it first had no answer for us after it last had one
         self._numbers = 0
         self._asked: dict[int, Answered] = {}
         self._taps: dict[int, Tap] = {}
         self._is_open = True
 
     @classmethod
-    async def open(cls, options: Options) -> Self:
-        """To the process that hosts this machine's node; with the role `client` to any node. Raises `NoHost`."""
+    async def open(cls, options: Options, last: str = "") -> Self:
+        """To the process that hosts this machine's node; with the role `client` to any node, to the one at `last` only
+        if there is no other. Raises `NoHost`."""
         hello, secrets = {"role": CLIENT}, options.secrets
         if options.role is not Role.CLIENT:
             try:
@@ -64,11 +68,12 @@ class Link:
                 raise NoHost(f"no process of this machine hosts the node ({error})") from error
         places = list(await places_of(options))
         random.shuffle(places)
+        places.sort(key=lambda place: place == last)
         trouble = "the settings name no nodes"
         tls = options.dial_tls
         for place in places:
             try:
-                return cls(await dial(place, secrets, hello, tls=tls), has_others=True)
+                return cls(await dial(place, secrets, hello, tls=tls), place)
             except (OSError, TransportError) as error:
                 trouble = f"{place}: {error}"
         raise NoHost(f"no node can be reached ({trouble})")
@@ -106,7 +111,7 @@ class Link:
     async def run(self, ready: Callable[[], None], report: Callable[[str], None]) -> None:
         """Until the connection ends."""
         ready()
-        watching = asyncio.ensure_future(self._watch()) if self._has_others else None
+        watching = asyncio.ensure_future(self._watch()) if self.place else None
         try:
             while True:
                 self._hear(await self._channel.receive())
@@ -118,11 +123,14 @@ class Link:
                 watching.cancel()
 
     async def _watch(self) -> None:
-        """A node that is frozen keeps its connections: leaves it when it has said nothing to what was asked."""
+        """Leaves a node that is frozen, which keeps its connections but says nothing to what was asked, and one that
+        is cut off from the others, which says time and again that it knows no leader."""
         asked: set[int] = set()
         while True:
             await asyncio.sleep(PATIENCE)
-            if asked & self._asked.keys() and time.monotonic() - self._heard > PATIENCE:
+            now = time.monotonic()
+            is_silent = asked & self._asked.keys() and now - self._heard > PATIENCE
+            if is_silent or (self._vain_since is not None and now - self._vain_since > VAIN):
                 self._channel.abort()
             asked = set(self._asked)
 
@@ -135,8 +143,12 @@ class Link:
 
     def _take(self, told: Told, number: int, rest: list[Any]) -> None:
         if told is Told.ANSWER:
-            answered = self._asked.pop(number, _ignore)
-            answered(Answer(rest[0]), rest[1])
+            answered, answer = self._asked.pop(number, _ignore), Answer(rest[0])
+            if answer not in (Answer.LATER, Answer.LOST):
+                self._vain_since = None
+            elif self._vain_since is None:
+                self._vain_since = time.monotonic()
+            answered(answer, rest[1])
         elif (tap := self._taps.get(number)) is not None:
             match told:
                 case Told.EVENTS:

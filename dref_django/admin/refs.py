@@ -130,7 +130,7 @@ def _change(frame: Frame, request: HttpRequest, name: str, before: catalog.Store
             trace.forget()
     if other is not None:
         return _show(frame, None if other.data is None else other, name, entered=entered, conflict=True)
-    messages.success(request, f"{catalog.label(name)} was changed.")
+    messages.success(request, f"The value of {catalog.label(name)} was changed.")
     return HttpResponseRedirect(frame.url("change", object_id=name))
 
 

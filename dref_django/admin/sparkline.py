@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import dropwhile
 from typing import Any, Final, NamedTuple
 
 from dref_django.history import Record
@@ -28,9 +29,11 @@ class Sparkline(NamedTuple):
 def sparkline(records: Sequence[Record]) -> Sparkline | None:
     """Of the values before and after each of the records, which come newest first; None unless two are numbers.
 
-    The steps are equally wide, however long each took. Flags are 0 and 1. What is no number leaves a hole.
+    The steps are equally wide, however long each took. Flags are 0 and 1. What is no number
+    leaves a hole, unless it was before the first number.
     """
     values = [records[-1].old, *(record.new for record in reversed(records))] if records else []
+    values = list(dropwhile(lambda value: _number(value) is None, values))
     heights = [_number(value) for value in values]
     numbers = [height for height in heights if height is not None]
     if len(numbers) < 2:

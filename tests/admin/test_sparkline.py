@@ -41,6 +41,12 @@ def test_goes_from_the_oldest_value_on_the_left_to_the_newest_on_the_right() -> 
     assert line.text == "1 change: from 10 to 30, between 10 and 30"
 
 
+def test_begins_with_the_first_number() -> None:
+    line = drawn(None, "unknown", 10, 30)
+    assert line is not None
+    assert line.line == f"M{LEFT} {LOW}h0L{RIGHT} {HIGH}"
+
+
 def test_value_that_never_differs_is_a_level_line() -> None:
     line = drawn(5, 5, 5)
     assert line is not None

@@ -27,12 +27,13 @@ def demo(get_demo: GetDemo) -> Demo:
     return started
 
 
-def faults(page: Page) -> list[Any]:
-    """What axe-core finds, but for what it calls minor."""
+def faults(page: Page, *, within: str = "html") -> list[Any]:
+    """What axe-core finds in the element of that selector, but for what it calls minor."""
     assert AXE.exists(), "axe-core comes with: make browser"
     page.evaluate(f"(() => {{ {AXE.read_text()} }})()")
     found = page.evaluate(
-        "axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => violations.map("
+        f"axe.run({json.dumps(within)}, "
+        "{ resultTypes: ['violations'] }).then(({ violations }) => violations.map("
         "({ id, impact, help, nodes }) => [impact, id, help, nodes.map((node) => node.html)]))"
     )
     return [fault for fault in found if fault[0] != "minor"]

@@ -25,6 +25,7 @@ QUESTIONS = (
     "fields",
     "hot_counters",
     "raft",
+    "raft_costs",
     "fanout",
 )
 

@@ -1,4 +1,7 @@
-"""The server of `fanout`: one process under uvicorn; says its port, then what it has cost whenever it is asked."""
+"""The server of `fanout`: one process under uvicorn; says its port, then what it has cost whenever it is asked.
+
+As `storm` it is what writes to all of them instead.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import resource
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 from benchmarks import harness
@@ -33,9 +37,11 @@ def configure(redis: str, postgres: str) -> None:
 
 
 def main() -> None:
-    kind, redis, postgres = sys.argv[1:]
+    kind, redis, postgres, *count = sys.argv[1:]
     allow_many_files()
     configure(redis, postgres)
+    if kind == "storm":
+        return storm(int(count[0]))
     import uvicorn
     from channels.routing import URLRouter
     from django.urls import path
@@ -44,10 +50,24 @@ def main() -> None:
     listener.bind(("127.0.0.1", 0))
     listener.listen(2048)
     application = URLRouter([path("dref/ws/", consumer(kind))])
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off", ws_ping_interval=None))
     threading.Thread(target=answer, daemon=True).start()
     print(listener.getsockname()[1], flush=True)
     server.run(sockets=[listener])
+
+
+def storm(count: int) -> None:
+    """Sets the value that often, once a millisecond, and says the last one."""
+    from dref_django import DRef
+
+    clock = DRef[Any](CLOCK, using="redis")
+    value: list[Any] = []
+    started = time.perf_counter()
+    for number in range(1, count + 1):
+        value = [number, time.time(), os.urandom(250).hex()]
+        clock.set(value)
+        time.sleep(max(started + number / 1000 - time.perf_counter(), 0))
+    print(json.dumps(value), flush=True)
 
 
 def answer() -> None:

@@ -21,8 +21,8 @@ CLOCK: Final = "test.clock"
 NOISE: Final = 400  # characters
 WINDOW: Final = 16_384
 PROGRAM: Final = "from tests.live.serving import serve\nserve(say, orders())\n"
-FILES: Final = 4096
-"""Open files for a thousand sockets at either end."""
+FILES: Final = 16_384
+"""Open files for ten thousand sockets at either end."""
 
 
 def serve(say: Callable[..., None], orders: Iterator[str]) -> None:
@@ -116,12 +116,14 @@ class LeanClient(asyncio.Protocol):
         self.say_text(json.dumps({"type": type_, **message}))
 
     def say_text(self, text: str) -> None:
+        self._write(0x81, text.encode())
+
+    def _write(self, kind: int, payload: bytes) -> None:
         assert self._transport is not None
-        payload = text.encode()
         size = len(payload)
-        header = struct.pack("!BB", 0x81, 0x80 | size) if size < 126 else struct.pack("!BBH", 0x81, 0xFE, size % 65536)
+        header = struct.pack("!BB", kind, 0x80 | size) if size < 126 else struct.pack("!BBH", kind, 0xFE, size % 65536)
         if size >= 65536:
-            header = struct.pack("!BBQ", 0x81, 0xFF, size)
+            header = struct.pack("!BBQ", kind, 0xFF, size)
         self._transport.write(header + bytes(4) + payload)  # masked with zeros
 
     def stall(self) -> None:
@@ -151,6 +153,8 @@ class LeanClient(asyncio.Protocol):
             opcode, payload = frame
             if opcode == 1:
                 self._hear(json.loads(payload))
+            elif opcode == 9:  # the server's own ping, besides those of the protocol
+                self._write(0x8A, payload)
             elif opcode == 8:
                 self.close_code = struct.unpack("!H", payload[:2])[0]
         self.news.set()
@@ -195,7 +199,7 @@ async def connect(port: int, names: list[str]) -> LeanClient:
     return client
 
 
-async def until(client: LeanClient, condition: Callable[[], bool], timeout: float) -> None:
+async def until(client: LeanClient, condition: Callable[[], object], timeout: float) -> None:
     """Returns when what the client has heard makes `condition` true."""
     async with asyncio.timeout(timeout):
         while not condition():

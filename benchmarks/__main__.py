@@ -27,6 +27,7 @@ QUESTIONS = (
     "raft",
     "raft_costs",
     "fanout",
+    "pixel",
 )
 
 

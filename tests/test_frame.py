@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from hatchling.metadata.core import ProjectMetadata
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ PACKAGE = ROOT / "dref_django"
 LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
-    {"background", "backends", "clock", "commits", "conf", "naming", "waiting"},
+    {"background", "backends", "clock", "commits", "conf", "naming", "process", "waiting"},
     {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
     | {"flushing", "observations", "op_ids", "sums", "workspace"},
     {"binding", "catalog", "elections", "fenced_models", "fencing", "history", "hot_counters", "inspection", "locks"}
@@ -89,6 +90,12 @@ class TestPackaging:
         packed = {Path(included.path) for included in WheelBuilder(str(ROOT)).recurse_included_files()}
         assert {path for path in tracked_files() if PACKAGE in path.parents} <= packed
         assert PACKAGE / "py.typed" in packed
+
+    def test_wheel_declares_every_licence_that_it_carries(self) -> None:
+        packed = [path for path in tracked_files() if PACKAGE in path.parents or path.parent == ROOT]
+        licences = {str(path.relative_to(ROOT)) for path in packed if path.name.startswith("LICENSE")}
+        assert licences == set(ProjectMetadata(str(ROOT), None).core.license_files)
+        assert "dref_django/static/dref_django/vendor/uplot/LICENSE" in licences
 
     def test_works_without_any_extra(self) -> None:
         optional = ["redis", "django_redis", "psycopg", "psycopg_pool", "channels", "msgspec"]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
+from django.core import checks
 from django.core.exceptions import FieldError, ValidationError
 from django.db import models, router
 from django.db.models.expressions import Col
@@ -125,6 +126,7 @@ class DRefField(_Field, Generic[T]):
                 self.columns = Columns(self, cls, name, column)
         lifecycle.connect(cls)
         formats.register()
+        checks.register(_check, "dref")
 
     def deconstruct(self) -> Any:
         name, path, args, kwargs = super().deconstruct()
@@ -320,6 +322,12 @@ def ref_field(model: type[models.Model], name: str) -> DRefField[Any]:
     if name not in known:
         raise FieldError(f"{model._meta.label} has no ref field {name!r}; there are {', '.join(known) or 'none'}")
     return known[name]
+
+
+def _check(**options: Any) -> list[checks.CheckMessage]:
+    from .checks import check_fields
+
+    return check_fields(**options)
 
 
 def _copy(schema: Schema, value: Any) -> Any:

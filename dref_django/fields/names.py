@@ -31,6 +31,15 @@ _PLACEHOLDER: Final = re.compile(r"{(\w*)}")
 _UNSAFE: Final = re.compile(r"[%\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a name cannot hold, and the sign that stands for it."""
 _ESCAPED: Final = re.compile(r"%([0-9A-F]{2,4});")
+_KEYS: Final[dict[type[models.Field[Any, Any]], str]] = {
+    models.IntegerField: "[-0-9]*",
+    models.UUIDField: "[-0-9a-f]*",
+    models.DateField: "[-0-9]*",
+    models.CharField: ".*",
+    models.TextField: ".*",
+    models.GenericIPAddressField: "[0-9a-f:.]*",
+}
+"""Keys that are written in one way only, and what is in their texts."""
 
 
 def check_pattern(pattern: str, group: str | None) -> None:
@@ -57,7 +66,17 @@ class Pattern:
         self._parts = grouped_pattern(self._name, self._group).split("{pk}")
         first, *others = map(re.escape, self._parts)
         back = ")(?P=pk)(?:".join(others)
-        self._regex = re.compile(f"{first}(?P<pk>.+?)(?:{back})", re.DOTALL)
+        self._regex = re.compile(f"{first}(?P<pk>.*?)(?:{back})", re.DOTALL)
+
+    def __str__(self) -> str:
+        return grouped_pattern(self._name, self._group).replace(GROUP_SEPARATOR, "/")
+
+    def may_meet(self, other: Pattern) -> bool:
+        """Whether some row's name here could be another row's name there."""
+        if (self._group is None) is not (other._group is None):
+            return False
+        pairs = [(self._name, other._name), (self._group or "", other._group or "")]
+        return all(_may_meet(mine, _alphabet(self._model), theirs, _alphabet(other._model)) for mine, theirs in pairs)
 
     def name(self, pk: Any, alias: str) -> str:
         """The ref's name. Raises `InvalidName` when it gets longer than names may be."""
@@ -87,15 +106,56 @@ def grouped_pattern(name: str, group: str | None) -> str:
     return name if group is None else f"{group}{GROUP_SEPARATOR}{name}"
 
 
+def _may_meet(one: str, one_keys: str, other: str, other_keys: str) -> bool:
+    """Of two patterns: what one has more than the other before or behind the key has to be part of the other's key."""
+    if one == other:
+        return True
+    if "{pk}" not in one or "{pk}" not in other:
+        return False
+    ends = [(one.partition("{pk}")[0][::-1], other.partition("{pk}")[0][::-1])]
+    ends.append((one.rpartition("{pk}")[2], other.rpartition("{pk}")[2]))
+    for mine, theirs in ends:
+        longer, shorter, keys = (mine, theirs, other_keys) if len(mine) > len(theirs) else (theirs, mine, one_keys)
+        if not longer.endswith(shorter) or not re.fullmatch(keys, longer[: len(longer) - len(shorter)], re.DOTALL):
+            return False
+    return True
+
+
+def key_fields(model: type[models.Model]) -> Sequence[models.Field[Any, Any]]:
+    """Of the primary key; several of a composite one, and of a relation the ones that it points at."""
+    fields: list[models.Field[Any, Any]] = []
+    for field in _key(model, ())[0]:
+        fields += [field] if field.remote_field is None else key_fields(field.remote_field.model)
+    return fields
+
+
+def has_one_text(field: models.Field[Any, Any]) -> bool:
+    """Whether equal keys are written in one way, and others in others."""
+    return isinstance(field, tuple(_KEYS)) and not isinstance(field, models.DateTimeField)
+
+
+def _alphabet(model: type[models.Model]) -> str:
+    fields = key_fields(model)
+    kinds = [text for kind, text in _KEYS.items() if isinstance(fields[0], kind)]
+    return kinds[0] if len(fields) == 1 and kinds else ".*"
+
+
 def pk_text(model: type[models.Model], pk: Any) -> str:
     """One text for one key, however it is written: 7 and "7", a UUID and its hex."""
     if type(pk) is int and isinstance(model._meta.pk, models.IntegerField):
         return str(pk)
     try:
-        parts = [_escaped(str(field.to_python(part))) for field, part in zip(*_key(model, pk), strict=True)]
+        parts = [_part_text(field, part) for field, part in zip(*_key(model, pk), strict=True)]
     except (ValidationError, ValueError, TypeError) as error:
         raise InvalidName(f"{pk!r} is no primary key of {model._meta.label}") from error
     return parts[0] if len(parts) == 1 else ",".join(part.replace(",", "%2C;") for part in parts)
+
+
+def _part_text(field: Any, part: Any) -> str:
+    value = field.to_python(part)
+    if value is None or (isinstance(part, float) and value != part):
+        raise ValueError(f"{part!r} stands for no row")
+    return _escaped(str(value))
 
 
 def pk_of_text(model: type[models.Model], text: str) -> Any:

@@ -44,8 +44,7 @@ class RowRef(DRef[T]):
     @property
     def name(self) -> str:
         if self._given_name is None:
-            row = self._row
-            if row is not None and (row.pk is None or row._state.adding):
+            if self._is_unsaved():
                 raise UnsavedRow(
                     f"{self!r} belongs to a row that is not in the database. Save it first; until then assign the "
                     f"value ({self._field.name} = ...), which save() writes. For a row that you have not loaded: "
@@ -112,7 +111,8 @@ class RowRef(DRef[T]):
         return self._decode(self.name, reply.data)
 
     def _is_unsaved(self) -> bool:
-        return self._row is not None and (self._row.pk is None or self._row._state.adding)
+        row: Any = self._row
+        return row is not None and (row._state.adding or not row._is_pk_set())
 
     def _note_of_row(self) -> notes.Note | None:
         if self._row is None:

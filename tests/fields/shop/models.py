@@ -75,3 +75,14 @@ class Topic(Tracked):
 
     def __str__(self) -> str:
         return self.slug
+
+
+class Seat(models.Model):
+    pk = models.CompositePrimaryKey("hall", "number")
+    hall = models.CharField(max_length=20)
+    number = models.IntegerField()
+    bookings = DRefCounterField()
+    free = DRefFlagField(default=True)
+
+    def __str__(self) -> str:
+        return f"{self.hall} {self.number}"

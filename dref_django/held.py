@@ -10,11 +10,11 @@ deadline as in River's leader election.)
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from . import process
 from .backends.base import Backend
 from .exceptions import LockLost
 from .flows import Flow
@@ -65,7 +65,6 @@ class Held:
         self.name = name
         self.token = grant.token
         self.lease = grant.lease
-        self.kind = grant.lease.partition(":")[0]
         self.owner = grant.owner
         self.ttl = ttl
         self.backend = backend
@@ -80,11 +79,15 @@ class Held:
         self._event: LostEvent | None = None
         self._mutex = threading.RLock()  # a finaliser may hand back in the midst of anything
         self._clock = backend.clock.monotonic
-        self._pid = os.getpid()
+        self._pid = process.pid
 
     def __repr__(self) -> str:
         state = "lost" if self.is_lost() else "released" if self.released else "held"
         return f"<{self.lease!r} {state}, token {self.token}>"
+
+    @property
+    def kind(self) -> str:
+        return self.lease.partition(":")[0]
 
     @property
     def lost(self) -> LostEvent:
@@ -95,12 +98,12 @@ class Held:
         return self._event
 
     def is_lost(self) -> bool:
-        if self._reason or os.getpid() != self._pid:
+        if self._reason or process.pid != self._pid:
             return True
         return not self.released and self.remaining() <= 0
 
     def remaining(self) -> float:
-        if self.released or self._reason or os.getpid() != self._pid:
+        if self.released or self._reason or process.pid != self._pid:
             return 0.0
         left = self._deadline - self._clock()
         if left <= 0:
@@ -113,7 +116,7 @@ class Held:
             raise self.error()
 
     def error(self) -> LockLost:
-        if os.getpid() != self._pid:
+        if process.pid != self._pid:
             reason = "it belongs to the process that this one was forked from"
         elif self.released and not self._reason:
             reason = "it was released"
@@ -176,7 +179,7 @@ class Held:
 
     def let_go(self, keep: float = 0) -> Release | None:
         """From now on it is released and not renewed. Returns what to tell the server; None when that is nothing."""
-        if os.getpid() != self._pid:
+        if process.pid != self._pid:
             return None
         self.remaining()  # a deadline that has passed still counts as a loss
         with self._mutex:

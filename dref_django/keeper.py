@@ -58,7 +58,8 @@ class Keeper:
         self._held: set[Held] = set()
         self._releases: list[_Waiting] = []
         self._release_at = 0.0
-        self._condition = threading.Condition()  # on an RLock: a finaliser may call in the midst of anything
+        self._mutex = threading.RLock()  # a finaliser may call in the midst of anything
+        self._condition = threading.Condition(self._mutex)
         self._wakes_at = 0.0
         self._asked_for = 0.0  # the moment for which it was woken last: short locks, one after the other, wake it once
         self._thread: threading.Thread | None = None
@@ -75,7 +76,7 @@ class Keeper:
             self._renew(due)
 
     def add(self, held: Held) -> None:
-        with self._condition:
+        with self._mutex:
             self._held.add(held)
             self._ensure(held.renew_at)
 
@@ -84,7 +85,7 @@ class Keeper:
         return len(self._held)
 
     def remove(self, held: Held) -> None:
-        with self._condition:
+        with self._mutex:
             self._held.discard(held)
 
     def release_soon(self, lease: str, owner: str) -> None:
@@ -132,7 +133,8 @@ class Keeper:
 
     def forsake(self) -> None:
         """In a forked child: what the parent holds is lost here, and nothing of it is touched."""
-        self._condition = threading.Condition()
+        self._mutex = threading.RLock()
+        self._condition = threading.Condition(self._mutex)
         self._held = set()
         self._releases = []
         self._closed = True

@@ -21,7 +21,6 @@ import functools
 import inspect
 import json
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +29,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast, ove
 
 from asgiref.sync import iscoroutinefunction
 
-from . import backends, commits, conf
+from . import backends, commits, conf, process
 from .entries import Entry, HeldAll
 from .exceptions import DRefError, LockLost, LockTimeout
 from .flows import Flow, adrive, drive
@@ -134,19 +133,21 @@ class Lock:
     def _take(self, timeout: float | None, names: Sequence[str] = ()) -> Flow[tuple[Held, ...]]:
         """Takes these names (all of the lock's when none are given), or none of them."""
         backend = self._backend()
-        tell = None if self.on_lost is None else _once(notify_lost(self.on_lost))
-        deadline = None if timeout is None else clock() + timeout
+        names = names or self._names()
+        deadline = None if timeout is None or len(names) == 1 else clock() + timeout
         taken: list[Held] = []
         try:
-            for name in names or self._names():
+            for name in names:
                 left = timeout if deadline is None or not taken else max(deadline - clock(), 0)
                 grant = yield from self._grant(name, left)
-                held = hold(backend, name, grant, self.ttl)
-                taken.append(held)
-                if tell is not None:
+                taken.append(hold(backend, name, grant, self.ttl))
+            if self.on_lost is not None:
+                tell = _once(notify_lost(self.on_lost))
+                for held in taken:
                     held.when_lost(tell)
-            for held in taken:
-                held.check()  # the first may have been lost while the last was waited for
+            if len(taken) > 1:
+                for held in taken:
+                    held.check()  # the first may have been lost while the last was waited for
         except BaseException:
             for held in taken:
                 held.hand_back()
@@ -159,13 +160,9 @@ class Lock:
 
     def _give(self, helds: Sequence[Held], *, strict: bool) -> Flow[None]:
         """Releases all in one step. Unless `strict`, a server out of reach is only logged."""
-        releases = [(held, release) for held in helds if (release := held.let_go(self._keep(held))) is not None]
-        lost = {held.name: held for held in helds}
+        releases = {held: release for held in helds if (release := held.let_go(self._keep(held))) is not None}
         try:
-            replies: list[Reply] = (yield [release for _, release in releases]) if releases else []
-            for (held, _), reply in zip(releases, replies, strict=True):
-                if held.was_kept(reply.existed):
-                    del lost[held.name]
+            replies: list[Reply] = (yield [*releases.values()]) if releases else []
         except DRefError as error:
             if strict:
                 raise
@@ -174,8 +171,10 @@ class Lock:
         except BaseException:
             self._hand_back(helds)
             raise
-        for held in lost.values():
-            raise held.error()
+        kept = {held for held, reply in zip(releases, replies, strict=True) if held.was_kept(reply.existed)}
+        for held in helds:
+            if held not in kept:
+                raise held.error()
 
     def _hand_back(self, helds: Iterable[Held]) -> None:
         for held in helds:
@@ -188,7 +187,7 @@ class Lock:
     # --- with ---------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Held:
-        entry = self._again()
+        entry = self._again() if self.reentrant else None
         if entry is None:
             kept = self._kept_names()
             missing = [name for name in self._names() if name not in kept] if kept else self._names()
@@ -205,16 +204,16 @@ class Lock:
         entry = self._leave()
         if entry is None:
             return
-        loss = entry.loss()
+        loss: LockLost | None = None
         if entry.owned and not self._released_after_commit(entry.owned):
             try:
                 drive(entry.owned[0].backend, self._give(entry.owned, strict=False))
             except LockLost as lost:
-                loss = loss or lost
-        _report(loss, error)
+                loss = lost
+        _report(entry.loss() or loss, error)
 
     async def __aenter__(self) -> Held:
-        entry = self._again()
+        entry = self._again() if self.reentrant else None
         if entry is None:
             helds = await adrive(self._backend(), self._take(self._limit(SETTING)))
             entry = Entry(helds, helds)
@@ -243,7 +242,7 @@ class Lock:
 
     def _again(self) -> Entry | None:
         """The entry that this thread or task is in already, when it may enter again."""
-        stack = self._entries.get(here()) if self.reentrant else None
+        stack = self._entries.get(here())
         if not stack or stack[-1].loss() is not None:
             return None
         stack[-1].depth += 1
@@ -354,7 +353,7 @@ class Lock:
 
     def _meta(self) -> str:
         """What inspection shows of the holder."""
-        return _described(os.getpid(), threading.current_thread().name)
+        return _described(process.pid, threading.current_thread().name)
 
     def _backend(self) -> backends.Backend:
         return backends.get_backend(self.using)
@@ -464,7 +463,7 @@ def _report(loss: LockLost | None, error: BaseException | None) -> None:
 
 
 def who_am_i() -> dict[str, Any]:
-    return _who(os.getpid(), threading.current_thread().name)
+    return _who(process.pid, threading.current_thread().name)
 
 
 def _who(pid: int, thread: str) -> dict[str, Any]:

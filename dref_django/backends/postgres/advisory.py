@@ -200,6 +200,7 @@ class LockSession(SharedSession):
     def _pop(self, command: Release) -> Holding | None:
         """The advisory lock that this release gives back, if there is one: each is given back once."""
         place = command.name, command.owner
+        self._owner.lookout.forget(*place)
         holding = self.holdings.get(place)
         if holding is None or command.token not in (0, holding.token):
             return None
@@ -247,6 +248,10 @@ class LockSession(SharedSession):
         place = command.name, command.owner
         before = self.holdings.get(place)
         held = reply.status is Status.APPLIED
+        if held:
+            self._owner.lookout.forget(*place)
+        elif isinstance(command, Acquire) and command.wait > 0:
+            self._owner.lookout.expect(command)
         if before is not None and not (held and reply.token == before.token):
             if isinstance(command, Renew) and command.token != before.token:
                 return

@@ -6,7 +6,8 @@ that was granted it holds an advisory lock on the name. A lease that a session b
 somebody else could get the advisory lock, then the server has seen the holder's connection end, and there is no need
 to wait for the deadline. That gives the best of both:
 
-- A process that is killed holds nothing a moment later: the kernel closes its connection.
+- A process that is killed holds nothing a moment later: the kernel closes its connection. Who waits for it hears of
+  that from nobody, and looks (`lookout.py`).
 - A process that is frozen or cut off keeps its connection, and loses each lease at that lease's own deadline, by the
   server's clock, which is later than the deadline that the holder trusts. Were advisory locks alone the truth,
   `idle_session_timeout` would have to end the one session for all of them: after the shortest lease, which is before
@@ -40,6 +41,7 @@ from dref_django.backends.delivery import NotSent, ReplyLost
 from dref_django.protocol import Acquire, Command, Release, Renew, Reply, Wake
 
 from .advisory import LockSession
+from .lookout import Lookout
 from .pools import before_database_changes, greet
 from .session import Broken, Late, Limit, Refused, Session, aconnect
 from .shared import Call
@@ -72,8 +74,8 @@ class Locks:
 
     def __init__(self, backend: PostgresBackend) -> None:
         self._backend: PostgresBackend = weakref.proxy(backend)
-        self._space = backend.params.key_prefix
-        self._timeout = backend.params.timeout
+        self.space = backend.params.key_prefix
+        self.timeout = backend.params.timeout
         self._address = backend.address
         self.sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
         """Those that hear of wakes within this process."""
@@ -84,6 +86,7 @@ class Locks:
         self._mutex = threading.Lock()
         self._opening: concurrent.futures.Future[LockSession] | None = None
         self._session: LockSession | None = None
+        self.lookout = Lookout(self)
 
     # --- one batch ----------------------------------------------------------------------------------------------
 
@@ -94,7 +97,7 @@ class Locks:
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         """As `Backend.send`; raises Pooled and Refused, too."""
         end = time.monotonic() + timeout
-        session = self._current()
+        session = self.session()
         if session is None:
             try:
                 session = self._open_soon().result(timeout)
@@ -102,19 +105,14 @@ class Locks:
                 raise NotSent("no connection within the time limit") from None
             except (Broken, Refused) as error:
                 raise NotSent(str(error)) from error
-        call = _submit(session, commands, now)
-        try:
-            session.wait(call, end)
-            if (replies := _replies(call)) is None:
-                call = _submit(session, commands, now, exact=True)
-                session.wait(call, end)
-        except Late as late:
-            raise _too_late(session, late) from late
-        return replies or _replies(call) or []
+        replies = _exchange(session, commands, now, end)
+        if replies is None:
+            replies = _exchange(session, commands, now, end, exact=True)
+        return replies or []
 
     async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         end = time.monotonic() + timeout
-        session = self._current()
+        session = self.session()
         if session is None:
             try:
                 async with asyncio.timeout(timeout):
@@ -135,7 +133,8 @@ class Locks:
 
     # --- the connection -----------------------------------------------------------------------------------------
 
-    def _current(self) -> LockSession | None:
+    def session(self) -> LockSession | None:
+        """The connection, when it can be used."""
         session = self._session
         if session is None or session.reason is not None:
             return None
@@ -152,16 +151,16 @@ class Locks:
             return self._opening
 
     async def _open(self) -> LockSession:
-        session = self._current()
+        session = self.session()
         if session is not None:
             return session
-        limit = Limit.of(self._timeout)
+        limit = Limit.of(self.timeout)
         if self._session is not None:  # whoever lost a lease with it has heard of it before another is granted
-            await asyncio.wait_for(asyncio.wrap_future(self._session.over), self._timeout)
+            await asyncio.wait_for(asyncio.wrap_future(self._session.over), self.timeout)
         key = self._address.key()
-        plain = Session(await aconnect(self._address.direct_params(self._timeout), limit.end))
+        plain = Session(await aconnect(self._address.direct_params(self.timeout), limit.end))
         try:
-            settings = (*SETTINGS, f"SET statement_timeout = {int(self._timeout * 1000)}")
+            settings = (*SETTINGS, f"SET statement_timeout = {int(self.timeout * 1000)}")
             await plain.await_(greet(plain, self._address, *settings), limit)
             pid = await plain.await_(plain.script("SELECT pg_backend_pid()"), limit)
             if int(pid.get_value(0, 0) or 0) != plain.pgconn.backend_pid:
@@ -170,7 +169,7 @@ class Locks:
             plain.close()
             raise
         self._session = LockSession(
-            plain.pgconn, key, self._space, self._backend.node_id(), self._timeout, self._backend.clock, self
+            plain.pgconn, key, self.space, self._backend.node_id(), self.timeout, self._backend.clock, self
         )
         return self._session
 
@@ -180,12 +179,20 @@ class Locks:
         others = []
         for wake in wakes:
             if wake.owner.startswith(own):
-                for sink in list(self.sinks):
-                    sink.wake(wake)
+                self.ring(wake)
             else:
                 others.append(wake)
         if others:
             self._backend.dispatcher.post(others)
+
+    def ring(self, wake: Wake) -> None:
+        """Rings somebody who waits here."""
+        for sink in list(self.sinks):
+            sink.wake(wake)
+
+    def now(self) -> int | None:
+        """What to give to the server as `now`."""
+        return self._backend.clock.now()
 
     def lost(self, session: LockSession, leases: Sequence[tuple[str, str]]) -> None:
         """A connection has ended: who holds what it backed must not believe in it a moment longer."""
@@ -197,6 +204,7 @@ class Locks:
 
     def close(self) -> None:
         """Closes the connection; the next use opens another."""
+        self.lookout.close()
         session = self._session
         if session is not None:
             session.end("the back end was closed")
@@ -210,6 +218,17 @@ class Locks:
         self._start_anew()
         if session is not None:
             session.abandon()
+
+
+def _exchange(
+    session: LockSession, commands: Sequence[Command], now: int | None, end: float, *, exact: bool = False
+) -> list[Reply] | None:
+    try:
+        return _replies(session.exchange(lambda: session.call(commands, now, exact=exact), end))
+    except Late as late:
+        raise _too_late(session, late) from late
+    except Broken as broken:
+        raise NotSent(str(broken)) from broken
 
 
 def _submit(session: LockSession, commands: Sequence[Command], now: int | None, *, exact: bool = False) -> Call:

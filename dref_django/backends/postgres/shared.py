@@ -53,10 +53,17 @@ class Call:
     """One statement under way. `settle` hears of its result, under the mutex, and returns whom to wake then. `refused`
     hears of an error instead, and says whether it is none."""
 
-    __slots__ = (
-        "bad", "done", "error", "future", "gate", "good", "loop", "params", "prepares", "refused", "sent", "settle",
-        "statement", "value",
-    )  # fmt: skip
+    value: Any = None
+    error: Exception | None = None
+    done = False
+    sent = 0.0
+    prepares = False
+    good: PGresult | None = None
+    bad: PGresult | None = None
+    gate: threading.Lock | None = None
+    """What its thread sleeps on while another reads."""
+    future: asyncio.Future[None] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(
         self,
@@ -69,16 +76,6 @@ class Call:
         self.params = params
         self.settle = settle
         self.refused = refused
-        self.value: Any = None
-        self.error: Exception | None = None
-        self.done = False
-        self.sent = 0.0
-        self.prepares = False
-        self.good: PGresult | None = None
-        self.bad: PGresult | None = None
-        self.gate: threading.Lock | None = None  # what its thread sleeps on while another reads
-        self.future: asyncio.Future[None] | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
 
     def result(self) -> Any:
         if self.error is not None:
@@ -117,7 +114,7 @@ class SharedSession:
         self._prepared: set[bytes] = set()
         self._unsent = False
         self._last_words = ""
-        self._leading = False
+        self._leader: Call | None = None  # whose thread reads for all
         self._followers: deque[Call] = deque()
         self._loops: dict[asyncio.AbstractEventLoop, int] = {}
         self._quiet = threading.Condition(self.mutex)
@@ -143,12 +140,23 @@ class SharedSession:
     def submit(self, build: Callable[[], Call]) -> Call:
         """Puts what `build` returns on the wire; `build` runs under the mutex. Raises Broken when it was not sent."""
         with self.mutex:
-            if self.reason is not None:
-                raise Broken(self.reason)
-            if len(self._calls) >= MOST_CALLS:
-                raise Broken(f"{MOST_CALLS} statements wait for their reply")
-            call = build()
-            self.say(call)
+            return self._submit(build)
+
+    def exchange(self, build: Callable[[], Call], end: float) -> Call:
+        """`submit` and `wait` in one."""
+        with self.mutex:
+            call = self._submit(build)
+            gate = self._line_up(call)
+        self._attend(call, gate, end)
+        return call
+
+    def _submit(self, build: Callable[[], Call]) -> Call:
+        if self.reason is not None:
+            raise Broken(self.reason)
+        if len(self._calls) >= MOST_CALLS:
+            raise Broken(f"{MOST_CALLS} statements wait for their reply")
+        call = build()
+        self.say(call)
         return call
 
     def say(self, call: Call) -> None:
@@ -177,29 +185,32 @@ class SharedSession:
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
-    def wait(self, call: Call, end: float) -> None:
+    def _line_up(self, call: Call) -> threading.Lock | None:
+        """None: this thread reads from now on. Else what it sleeps on until it is to read, or has its reply."""
+        if self._leader is None:
+            self._leader = call
+            return None
+        call.gate = gate = threading.Lock()
+        gate.acquire()
+        self._followers.append(call)
+        return gate
+
+    def _attend(self, call: Call, gate: threading.Lock | None, end: float) -> None:
         """Blocks this thread until the call is done. Raises Late at the moment `end`; the call goes on."""
-        while True:
-            with self.mutex:
-                if call.done:
-                    return
-                leads = not self._leading
-                if leads:
-                    self._leading = True
-                else:
-                    call.gate = gate = threading.Lock()
-                    gate.acquire()
-                    self._followers.append(call)
-            if leads:
-                try:
-                    self._lead(call, end)
-                finally:
-                    with self.mutex:
-                        self._stop_leading()
-                return
+        while gate is not None:
             if not gate.acquire(timeout=max(0.0, end - time.monotonic())):
                 self._stop_following(call)
                 return
+            with self.mutex:
+                if call.done:
+                    return
+                gate = self._line_up(call)
+        try:
+            self._lead(call, end)
+        except BaseException:
+            with self.mutex:
+                self._stop_leading(call)
+            raise
 
     def _lead(self, call: Call, end: float) -> None:
         while True:
@@ -210,13 +221,17 @@ class SharedSession:
                 raise Late("no reply within the time limit")
             with self.mutex:
                 wakes = self._read()
+                if call.done:
+                    self._stop_leading(call)
             if wakes:
                 self.deliver(wakes)
             if call.done:
                 return
 
-    def _stop_leading(self) -> None:
-        self._leading = False
+    def _stop_leading(self, call: Call) -> None:
+        if self._leader is not call:
+            return
+        self._leader = None
         while self._followers:
             heir = self._followers.popleft()
             if not heir.done and heir.gate is not None:
@@ -230,8 +245,9 @@ class SharedSession:
         with self.mutex:
             if call in self._followers:
                 self._followers.remove(call)
-            elif not call.done and not self._leading:  # it was to lead from this moment on
-                self._stop_leading()
+            elif not call.done and self._leader is None:  # it was to lead from this moment on
+                self._leader = call
+                self._stop_leading(call)
             if not call.done:
                 raise Late("no reply within the time limit")
 
@@ -272,7 +288,7 @@ class SharedSession:
         """Reads what is there, and finishes the calls whose reply it is; unless a thread does, which would not hear of
         it when somebody else took its reply off the socket."""
         with self.mutex:
-            wakes = [] if self._leading else self._read()
+            wakes = [] if self._leader is not None else self._read()
         if wakes:
             self.deliver(wakes)
 
@@ -357,7 +373,7 @@ class SharedSession:
         finally:
             self.over.set_result(None)
         with self.mutex:
-            if self._quiet.wait_for(lambda: not self._leading and not self._loops, QUIET):
+            if self._quiet.wait_for(lambda: self._leader is None and not self._loops, QUIET):
                 self._pgconn.finish()
 
     def _at_end(self) -> bool:

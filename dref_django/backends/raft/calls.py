@@ -35,6 +35,8 @@ class Ask(IntEnum):
     """body: (tap, names, prefixes): takes away from it."""
     DEAF = 8
     """body: (tap,): ends it."""
+    MARK = 9
+    """As QUERY, by a follower: a large answer may be replaced by where to find it; see `copies.py`."""
 
 
 class Answer(IntEnum):
@@ -75,7 +77,7 @@ def unpack_question(data: bytes) -> tuple[int, Question]:
         question = Question(Ask(ask), body)
         if question.ask is Ask.BATCH:
             _check(body, _REQUEST)
-        elif question.ask is Ask.QUERY:
+        elif question.ask in (Ask.QUERY, Ask.MARK):
             _check(body, _QUERY)
         elif not all(isinstance(part, int | str | tuple) for part in body):
             raise ValueError("numbers, texts and lists of texts only")

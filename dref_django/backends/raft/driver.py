@@ -110,7 +110,7 @@ class Driver:
         self._queries: list[Query] = []
         self._waiting: dict[int, tuple[int, Answered]] = {}  # by index: the term of the entry, who waits for it
         self._unconfirmed: dict[bytes, list[Query]] = {}
-        self._confirmed: list[tuple[int, list[Query]]] = []  # not applied that far yet
+        self._later: list[tuple[int, Callable[[], None]]] = []  # by the index that has to be applied first
         self._contexts = 0
 
     # --- what the node asks -------------------------------------------------------------------------------------
@@ -140,6 +140,15 @@ class Driver:
             return
         self._queries.append(Query(space, now, decoded, answered))
         self._poke()
+
+    def after(self, index: int, callback: Callable[[], None]) -> None:
+        """Calls back once this node has applied so much, which may be never."""
+        self._later.append((index, callback))
+        self._serve()
+
+    def now(self) -> int:
+        """The time that counts while this node leads."""
+        return self._clock.now()
 
     def change(self, change: Change, answered: Answered) -> None:
         """A change of members; answered when it is committed."""
@@ -257,7 +266,7 @@ class Driver:
         for entry in ready.committed:
             self._apply(entry)
         for read in ready.reads:
-            self._confirmed.append((read.index, self._unconfirmed.pop(read.context, [])))
+            self._later.append((read.index, partial(self._answer_all, self._unconfirmed.pop(read.context, []))))
         for context in ready.failed_reads:
             for query in self._unconfirmed.pop(context, []):
                 query.answered(Answer.LATER, b"")
@@ -324,13 +333,16 @@ class Driver:
     # --- reads --------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        if not self._confirmed:
+        if not self._later:
             return
-        ready = [queries for index, queries in self._confirmed if index <= self.applied]
-        self._confirmed = [(index, queries) for index, queries in self._confirmed if index > self.applied]
-        for queries in ready:
-            for query in queries:
-                self._answer(query)
+        ready = [callback for index, callback in self._later if index <= self.applied]
+        self._later = [(index, callback) for index, callback in self._later if index > self.applied]
+        for callback in ready:
+            callback()
+
+    def _answer_all(self, queries: list[Query]) -> None:
+        for query in queries:
+            self._answer(query)
 
     def _answer(self, query: Query) -> None:
         now = query.now

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 import msgpack
 
 from .calls import Answer, Answered, Ask, Question
+from .copies import Copies, mark
 from .core import AddLearner, Change, Message, Promote, RaftError, Remove, Role
 from .driver import Driver
 from .founding import News
@@ -60,6 +61,7 @@ class Node:
         self._options = options
         self._founded = founded
         self._relay = Relay(lambda leader, frame: self._send(leader, bytes((QUESTION,)) + frame))
+        self._copies = Copies(driver, self._relay)
         self._leading = _Leading(self)
         self._followed = ("", 0)
         self._last_leader = ""
@@ -81,6 +83,8 @@ class Node:
             answered(Answer.DONE, msgpack.packb(self.status()))
         elif self.driver.role is Role.LEADER:
             self._leading.ask(question, answered)
+        elif self.driver.leader and question.ask is Ask.QUERY:
+            self._copies.ask(question, answered)
         elif self.driver.leader:
             self._relay.ask(self.driver.leader, question, answered)
         else:
@@ -249,6 +253,9 @@ class _Leading:
             case Ask.QUERY:
                 space, now, commands = question.body
                 driver.query(space, now, commands, answered)
+            case Ask.MARK:
+                space, now, commands = question.body
+                driver.query(space, now, commands, mark(driver, answered))
             case Ask.OPEN:
                 driver.plain(Kind.OPEN, answered)
             case Ask.CLOSE:

@@ -12,7 +12,7 @@ from django.db import transaction as database
 from dref_django import Counter, DRef, Flag, InvalidValue, transaction
 from dref_django.on_commit import CounterOnCommit, FlagOnCommit, OnCommit
 from dref_django.testing import isolate
-from tests.test_transaction import elsewhere
+from tests.transactions.others import elsewhere
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "pg"])
 

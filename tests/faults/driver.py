@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -30,9 +30,10 @@ class Worker:
 
     module: ClassVar[str] = "tests.faults.worker"
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], wrapper: Sequence[str] = ()) -> None:
+        """`wrapper`: a program that runs the command behind it, in the same process."""
         self._process = subprocess.Popen(
-            [sys.executable, *STRICT, "-m", self.module],
+            [*wrapper, sys.executable, *STRICT, "-m", self.module],
             cwd=ROOT,
             env=dict(environment),
             stdin=subprocess.PIPE,

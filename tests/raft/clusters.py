@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -119,8 +119,12 @@ class Cluster:
             "PYTHONUNBUFFERED": "1",
         }
 
+    def wrapper(self, node: int) -> Sequence[str]:
+        """What its process is started by."""
+        return ()
+
     def start(self, node: int, **more: Any) -> Process:
-        self.processes.append(self._kind(self.environment(node, **more)))
+        self.processes.append(self._kind(self.environment(node, **more), self.wrapper(node)))
         return self.processes[-1]
 
     def start_all(self) -> list[Process]:

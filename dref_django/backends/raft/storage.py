@@ -202,11 +202,11 @@ class Storage:
             if not isinstance(error, sqlite3.Error):
                 raise
             if _code(error) == sqlite3.SQLITE_FULL:
-                raise DiskFull(f"There is no room to write {self.path}.") from error
+                raise DiskFull(f"There is no room to write {self.path}: DATA_DIR is full.") from error
             # Whether it is on disk is not known; after a failed fsync the system may have dropped what it failed on.
             self._failure = error
             raise StorageError(
-                f"{self.path} cannot be written: {error}. This node must stop; check the disk."
+                f"{self.path} cannot be written: {error}. This node must stop; check the disk of DATA_DIR."
             ) from error
 
     @contextmanager
@@ -306,7 +306,7 @@ def _refusal(path: Path, error: Exception) -> StorageError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageError(f"{path} is in use by another process: one node runs on a DATA_DIR.")
     if code == sqlite3.SQLITE_FULL:
-        return DiskFull(f"There is no room to open {path}.")
+        return DiskFull(f"There is no room to open {path}: DATA_DIR is full.")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return StorageError(f"{path} cannot be opened: {error}. Check DATA_DIR.")
     return StorageError(f"{path} is damaged or not ours: {error}. {LOST_DISK}")

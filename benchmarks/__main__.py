@@ -28,6 +28,7 @@ QUESTIONS = (
     "raft_costs",
     "fanout",
     "pixel",
+    "admin",
 )
 
 

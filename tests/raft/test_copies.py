@@ -10,7 +10,6 @@ from typing import Any
 import msgpack
 import pytest
 
-from dref_django.backends import Params
 from dref_django.backends.raft import copies
 from dref_django.backends.raft.backend import RaftBackend
 from dref_django.backends.raft.calls import Answer, Answered, Ask, Question
@@ -19,31 +18,18 @@ from dref_django.backends.raft.diagnosis import leader_status, node_statuses
 from dref_django.backends.raft.machine import Kind, Machine, Request, batch_entry, plain_entry
 from dref_django.backends.raft.wire import decode_replies, encode_commands
 from dref_django.protocol import Read, Reply, Splice, Write
-from tests.processes import wait_until
-from tests.servers import free_port
+from tests.raft.one_process import SPACE, Nodes
 
 SIZE = 100_000
 CHANGES = 20
-PATIENCE = 20.0
-SPACE = "space"
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[RaftBackend]]:
-    """Three nodes in this process, the leader first."""
-    places = [f"127.0.0.1:{free_port()}" for _ in range(3)]
-    backends = []
-    for place in places:
-        options = {"NODES": places, "PORT": int(place.rpartition(":")[2]), "DATA_DIR": str(tmp_path / place)}
-        backends.append(RaftBackend(Params(key_prefix=SPACE, timeout=PATIENCE, options=options)))
-    for backend in backends:
-        backend.attach()
-    status = leader_status(backends[0])
-    wait_until(lambda: len(node_statuses(backends[0], status["addresses"])) == 3, "three nodes", PATIENCE)
-    leader = places.index(status["addresses"][status["node"]])
-    yield [backends[leader], *backends[:leader], *backends[leader + 1 :]]
-    for backend in backends:
-        backend.close()
+    """Three nodes, the leader first."""
+    with Nodes(tmp_path, {}, {}, {}).start_all() as nodes:
+        leader = nodes.numbers()[nodes.status()["node"]]
+        yield [nodes.backends[number % 3] for number in range(leader, leader + 3)]
 
 
 def sent_bytes(backend: RaftBackend) -> int:

@@ -94,8 +94,8 @@ def leader(voters: str, learners: str = "", pending: bool = False, **peers: Peer
 
 
 class TestUpkeep:
-    def next(self, status: Status, reachable: str) -> object:
-        return next_change(status, set(reachable), voters=5, silent_ticks=100, can_vote=set(reachable))
+    def next(self, status: Status, reachable: str, insisting: str = "") -> object:
+        return next_change(status, set(reachable), voters=5, silent_ticks=100, insisting=set(insisting))
 
     def test_newcomer_becomes_a_learner_and_then_a_voter(self) -> None:
         assert self.next(leader("abc"), "bcd") == AddLearner("d")
@@ -119,10 +119,32 @@ class TestUpkeep:
     def test_dead_voter_is_replaced_where_no_more_may_vote_and_nobody_may_go(self) -> None:
         dead = peer(silent=100)
         status = leader("abc", "d", c=dead)
-        change = next_change(status, {"b", "d"}, voters=3, silent_ticks=100, can_vote={"b", "d"})
+        change = next_change(status, {"b", "d"}, voters=3, silent_ticks=100)
         assert change == Promote("d")
         status = leader("abcd", c=dead)
-        assert next_change(status, {"b", "d"}, voters=3, silent_ticks=100, can_vote={"b", "d"}) == Remove("c")
+        assert next_change(status, {"b", "d"}, voters=3, silent_ticks=100) == Remove("c")
+
+    def test_learner_that_insists_is_the_first_to_vote(self) -> None:
+        status = leader("abcd", "ef")
+        assert self.next(status, "bcdef") == Promote("e")
+        assert self.next(status, "bcdef", insisting="f") == Promote("f")
+        assert self.next(leader("abcd", "ef", f=peer(caught_up=False)), "bcdef", insisting="f") == Promote("e")
+
+    def test_node_that_insists_takes_the_place_of_one_that_does_not(self) -> None:
+        assert self.next(leader("abcde", "f"), "bcdef", insisting="f") == Promote("f")
+        assert self.next(leader("abcdef"), "bcdef", insisting="bf") == Remove("c")
+        assert self.next(leader("abdef", "c"), "bcdef", insisting="bf") is None
+
+    def test_leader_is_the_last_to_make_room(self) -> None:
+        assert self.next(leader("abcde", "f"), "bcdef", insisting="bcdef") == Promote("f")
+        assert self.next(leader("abcdef"), "bcdef", insisting="bcdef") == Remove("a")
+        assert self.next(leader("abcde", "f"), "bcdef", insisting="abcdef") is None, "all insist: first come"
+
+    def test_who_is_silent_makes_no_room_as_nobody_knows_whether_it_insists(self) -> None:
+        assert self.next(leader("abcde", "f"), "cdef", insisting="acdef") is None
+
+    def test_more_voters_than_allowed_stay_where_nobody_insists(self) -> None:
+        assert self.next(leader("abcdef"), "bcdef") is None
 
     def test_dead_learner_always_goes(self) -> None:
         assert self.next(leader("abc", "d", d=peer(silent=100)), "bc") == Remove("d")

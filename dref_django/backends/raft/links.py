@@ -104,6 +104,13 @@ class Links:
         link = self._links.get(node)
         return (link is not None and link.channel is not None) or node in self._adopted
 
+    def hello(self, node: str) -> Hello:
+        """What a node said of itself; nothing while there is no connection."""
+        link = self._links.get(node)
+        if link is not None and link.channel is not None:
+            return link.channel.peer
+        return next((channel.peer for channel in self._adopted.get(node, ())), {})
+
     def is_gone(self, node: str) -> bool:
         """Whether nobody listens at the node's address: it certainly does not run there at the moment."""
         link = self._links.get(node)

@@ -7,6 +7,7 @@ dialled itself, so one that joins is soon known to all. Names are looked up agai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
@@ -29,6 +30,8 @@ LONGEST_PAUSE: Final = 2.0
 """Seconds between two rounds of asking who lives where."""
 ROUND: Final = 0.1
 """Seconds between two rounds of news while the cluster is founded."""
+GRACE: Final = 2.0
+"""Seconds for which whoever was found may be silent before a cluster is founded without a word of it."""
 FOUNDERS: Final = "founders"
 NEWS: Final = 3
 """The first byte of a frame with news; see `node.py` for the others."""
@@ -51,6 +54,7 @@ class Network:
         self._found_at: dict[str, str] = {}  # a place may have several names: not only the one that a link dials
         self._news: dict[str, News] = {}
         self._came = asyncio.Event()
+        self._looked = asyncio.Event()  # at every place, once
         self._finding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -80,6 +84,10 @@ class Network:
     def reachable(self) -> set[str]:
         return {node for node in self._links.addresses() if self._links.is_up(node)}
 
+    def insisting(self) -> set[str]:
+        """The nodes with a connection whose ROLE is "voter"."""
+        return {node for node in self.reachable() if self._links.hello(node).get("insists") is True}
+
     def addresses(self) -> dict[str, str]:
         return {**self._links.addresses(), self.node_id: self._here}
 
@@ -100,7 +108,7 @@ class Network:
     # --- who lives where ----------------------------------------------------------------------------------------
 
     def _hello(self) -> Hello:
-        return {"node": self.node_id, "role": NODE, "address": self._here}
+        return {"node": self.node_id, "role": NODE, "address": self._here, "insists": self._options.insists}
 
     async def _welcome(self, channel: Channel) -> None:
         match channel.peer.get("role"):
@@ -124,6 +132,7 @@ class Network:
             places = await places_of(self._options)
             unknown = places - known - self._own
             await asyncio.gather(*(self._ask_who(address) for address in unknown))
+            self._looked.set()
             pause = min(pause * 1.5, LONGEST_PAUSE) if unknown <= self._own else FIRST_PAUSE * 2
             await asyncio.sleep(pause)
 
@@ -148,6 +157,7 @@ class Network:
         """The founders, this node among them, when the cluster begins now; nobody, when there is one to join."""
         noted = storage.noted(FOUNDERS)
         promised = frozenset(msgpack.unpackb(noted)) if noted else NOBODY
+        await self._hear_everybody(promised)
         while True:
             others = {node: news for node, news in self._news.items() if self._links.is_up(node)}
             decision = decide(self.node_id, self._options.bootstrap_expect, promised, others)
@@ -164,16 +174,27 @@ class Network:
             self._tell_all(News(False, sees, promised))
             if decision.step is Step.FOUND:
                 return decision.nodes
-            self._came.clear()
-            try:
-                async with asyncio.timeout(ROUND):
-                    await self._came.wait()
-            except TimeoutError:
-                continue
+            await self._next_news()
+
+    async def _hear_everybody(self, promised: frozenset[str]) -> None:
+        """A node that is to found a cluster with few others, or alone, would do so beside one that is there already."""
+        await self._looked.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                while not self._news.keys() >= set(self._found_at.values()):
+                    self._tell_all(News(False, frozenset({self.node_id}), promised))
+                    await self._next_news()
 
     def _tell_all(self, news: News) -> None:
         for node in self._links.addresses():
             self.send(node, bytes((NEWS,)) + news.encode())
+
+    async def _next_news(self) -> None:
+        """When it comes, or soon."""
+        self._came.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROUND):
+                await self._came.wait()
 
     def _hear_news(self, node: str, frame: bytes) -> None:
         if frame[:1] != bytes((NEWS,)):

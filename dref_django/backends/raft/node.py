@@ -193,8 +193,8 @@ class Node:
 
     def _keep_members(self, reachable: set[str]) -> None:
         status = self.driver.raft.status()
-        silent = round(REMOVE_AFTER / TICK)
-        change = next_change(status, reachable, voters=self._options.voters, silent_ticks=silent, can_vote=reachable)
+        silent, voters = round(REMOVE_AFTER / TICK), self._options.voters
+        change = next_change(status, reachable, voters=voters, silent_ticks=silent, insisting=self._insisting())
         if change is not None:
             what = type(change).__name__
 
@@ -203,6 +203,11 @@ class Node:
                 logger.log(level, "dref: %s of node %s: %s %s", what, change.node, answer.name, body.decode())
 
             self.driver.change(change, answered)
+
+    def _insisting(self) -> set[str]:
+        """The nodes whose settings say that they vote."""
+        others = set() if self._network is None else self._network.insisting()
+        return others | {self.node_id} if self._options.insists else others
 
     def _changed(self) -> None:
         """Another role, term or leader."""

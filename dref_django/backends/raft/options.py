@@ -50,7 +50,7 @@ class Role(Enum):
     AUTO = "auto"
     """Has the log; votes while there are fewer than VOTERS."""
     VOTER = "voter"
-    """As AUTO, said on purpose: this host is no client."""
+    """Has the log, and votes: before AUTO ones, and in place of one when VOTERS vote already."""
     CLIENT = "client"
     """Has no log and no data: asks the members over the network."""
 
@@ -107,6 +107,11 @@ class Options:
     def is_alone(self) -> bool:
         """A cluster of this one host: nothing to listen for, nobody to look for."""
         return not self.nodes and not self.services
+
+    @property
+    def insists(self) -> bool:
+        """This node is to vote, whoever else would."""
+        return self.role is Role.VOTER
 
     @property
     def place(self) -> tuple[object, ...]:

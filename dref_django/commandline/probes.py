@@ -14,7 +14,7 @@ from django.core.checks import CheckMessage, Error, Info, Warning  # noqa: A004 
 from dref_django import backends
 from dref_django.backends import Backend
 from dref_django.backends.memory import MemoryBackend
-from dref_django.exceptions import DRefError
+from dref_django.exceptions import DRefError, Unavailable
 from dref_django.naming import grouped
 from dref_django.protocol import Acquire, Delete, Inspect, Release, Write
 from dref_django.streams import Stream
@@ -46,7 +46,8 @@ def examine(alias: str) -> Iterator[CheckMessage]:
         yield from _clock(backend, where)
         yield from _listener(alias, backend, where)
     except DRefError as error:
-        yield Error(f"{where}: {error}", hint="Does the user of the settings have all its rights?", id=FAILED)
+        message = str(error) if where in str(error) else f"{where}: {error}"
+        yield Error(message, hint="Does the user of the settings have all its rights?", id=FAILED)
 
 
 def _memory(where: str) -> Iterator[CheckMessage]:
@@ -90,16 +91,21 @@ def _clock(backend: Backend, where: str) -> Iterator[CheckMessage]:
 
 
 def _listener(alias: str, backend: Backend, where: str) -> Iterator[CheckMessage]:
+    """Writing was tried before this: what does not work now is listening."""
     name, mark = grouped(secrets.token_hex(8), GROUP), secrets.randbits(50)
-    with Stream(alias, lambda _, data: data, name=name, timeout=PATIENCE) as stream:
-        backend.execute([Write(name, mark, ttl=TTL, op=os.urandom(8))])
-        try:
-            heard = any(change.value == mark for change in stream if not change.deleted or change.version)
-        finally:
-            backend.execute([Delete(name, op=os.urandom(8))])
+    trouble = ""
+    try:
+        with Stream(alias, lambda _, data: data, name=name, timeout=PATIENCE) as stream:
+            backend.execute([Write(name, mark, ttl=TTL, op=os.urandom(8))])
+            try:
+                heard = any(change.value == mark for change in stream if not change.deleted or change.version)
+            finally:
+                backend.execute([Delete(name, op=os.urandom(8))])
+    except Unavailable as error:
+        heard, trouble = False, f" {error}"
     if not heard:
         yield Error(
-            f"{where}: a change was not heard of within {PATIENCE:g} s.",
+            f"{where}: a change was not heard of within {PATIENCE:g} s.{trouble}",
             hint="A pooler in transaction mode swallows LISTEN: set OPTIONS['LISTEN_DSN']. On Redis, may the user "
             "SUBSCRIBE to these channels?",
             id=DEAF,

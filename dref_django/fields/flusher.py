@@ -165,8 +165,6 @@ class Flusher:
                 heard.clear()
                 raws = _drain(buffer)
                 held.check()
-                if any(raw.gap for raw in raws):
-                    self.compare(sources)
                 self.flush(sources, raws)
                 if self.lag > 2 * LATE * self._period:
                     logger.warning("dref: mirrored columns lag by %.1f s", self.lag)
@@ -185,7 +183,7 @@ class Flusher:
         ]
 
     def flush(self, sources: Iterable[Source], raws: Iterable[Raw]) -> None:
-        """Writes changes that were heard of; a deleted or expired ref is written as the default."""
+        """Writes changes that were heard of; a deleted or expired ref as the default. After a gap it compares first."""
         changes = list(raws)
         work: list[tuple[Source, list[Target]]] = []
         for source in sources:
@@ -194,6 +192,8 @@ class Flusher:
             work.append((source, [Target(pk, raw.data, raw.version) for pk, raw in keys if pk is not None]))
             self._report.hears(source.key, len(work[-1][1]), self._waiting_since)
         self._report.publish()
+        if any(raw.gap for raw in changes):
+            self.compare(source for source, _ in work)
         for source, targets in work:
             for alias in source.databases:
                 _columns(source.field).update(alias, targets)

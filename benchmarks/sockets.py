@@ -5,6 +5,7 @@ As `storm` it is what writes to all of them instead.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -18,6 +19,9 @@ from benchmarks import harness
 from tests.live.serving import CLOCK, allow_many_files, resident
 
 GROUP = "fanout"
+DREF = {"dref": "as Python comes", "dref-gc": "collecting seldom"}
+SELDOM = (50_000, 20, 100)
+"""Thresholds of the garbage collector that docs/live.md recommends for thousands of sockets."""
 LAYERS = {
     "channels": "channels_redis.core.RedisChannelLayer",
     "channels-pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
@@ -42,6 +46,8 @@ def main() -> None:
     configure(redis, postgres)
     if kind == "storm":
         return storm(int(count[0]))
+    if kind == "dref-gc":
+        gc.set_threshold(*SELDOM)
     import uvicorn
     from channels.routing import URLRouter
     from django.urls import path
@@ -83,7 +89,7 @@ def consumer(kind: str) -> Any:
 
     from dref_django.live.consumers import DRefConsumer
 
-    if kind == "dref":
+    if kind in DREF:
         return DRefConsumer.as_asgi(using="redis")
 
     class Grouped(AsyncWebsocketConsumer):  # type: ignore[misc]

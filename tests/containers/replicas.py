@@ -129,7 +129,7 @@ class Stage:
         """What the leader says, and under "said" what each node says."""
         nodes = [f"{replica.address}:{self.port}" for replica in self.replicas if replica.address]
         secret = environment()["DREF_DEMO_SECRET"]
-        options = {"NODES": nodes, "ROLE": "client", "SECRET": secret, "DATA_DIR": str(self.directory)}
+        options = {"NODES": nodes, "ROLE": "client", "SECRET": secret}
         backend = RaftBackend(Params(options=options))
         try:
             status = leader_status(backend)

@@ -142,6 +142,9 @@ class TestOptions:
         with pytest.raises(ImproperlyConfigured, match="the environment's DREF_PORT is a whole number"):
             read({"DREF_PORT": "http"})
 
+    def test_client_needs_no_directory(self) -> None:
+        assert read_options(Params(options={"NODES": ["a"], "ROLE": "client"}), {}).role is Role.CLIENT
+
     def test_missing_directory_is_named(self, settings: Any) -> None:
         with pytest.raises(ImproperlyConfigured, match=r"\['DATA_DIR'\] is missing"):
             read_options(Params(), {})

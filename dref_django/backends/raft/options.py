@@ -214,6 +214,8 @@ class _Reader:
     def _data_dir(self) -> Path:
         base = getattr(settings, "BASE_DIR", None)
         value = self._given.get("DATA_DIR", DEFAULT_DIRECTORY if base else None)
+        if value is None and self._role() is Role.CLIENT:
+            return Path()  # it has no data
         if value is None:
             raise self._wrong("DATA_DIR", "is missing (and there is no BASE_DIR to put the data beside)")
         if not isinstance(value, (str, Path)) or not str(value):

@@ -3,6 +3,8 @@
 A lease is held while its deadline lies ahead. When it is free it belongs to the first live waiter of its queue: that
 one is woken, and the lease is kept for it for `RESERVATION`; a waiter that does not come is passed over. A waiter is
 alive until the `wait` that it gave has run out, and stays alive by repeating its Acquire.
+
+A lease that was given back has the deadline 0: it is free whatever the clock says, also when that is set back.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ class Lease:
         return LeaseInfo(self.name, owner, self.token, self.since, left, meta, waiters)
 
     def last_use(self) -> int:
-        return max(self.deadline, *(waiter.expires for waiter in self.queue)) if self.queue else self.deadline
+        """A token is no lower than the time of its acquisition: an hour later the next one, the time, is higher."""
+        return max(self.deadline, self.token, *(waiter.expires for waiter in self.queue))
 
     def is_buried(self, now: int) -> bool:
         return self.last_use() + GRAVE <= now
@@ -150,7 +153,7 @@ class Lease:
         )  # an expired lease is nobody's to release
         if held:
             self.owner = self.meta = ""
-            self.deadline, self.ttl = now + command.keep, 0
+            self.deadline, self.ttl = now + command.keep if command.keep else 0, 0
         wakes = self._wake_next(now) if (held or queued) and self.deadline <= now else []
         return Reply(Status.APPLIED, existed=held, token=self.token), wakes
 
@@ -159,5 +162,5 @@ class Lease:
             return Reply(Status.APPLIED, token=self.token), []
         wakes = [Wake(self.name, self.owner)] if self.owner else []
         self.owner = self.meta = ""
-        self.deadline = now
+        self.deadline = 0
         return Reply(Status.APPLIED, existed=True, token=self.token), wakes + self._wake_next(now)

@@ -305,7 +305,7 @@ BEGIN
             PERFORM pg_advisory_unlock(dref_key(p_space, c.name));
         END IF;
         IF v_found AND c.kind <> 4 AND v_now >= 3600000000 +
-                greatest(l.deadline, (SELECT max(x) FROM unnest(l.expiries) AS x)) THEN
+                greatest(l.deadline, l.token, (SELECT max(x) FROM unnest(l.expiries) AS x)) THEN
             -- Long unused: as if it had never been. The row that was just made counts as that, too.
             old := l;
             l.owner := ''; l.token := 0; l.since := 0; l.deadline := 0; l.meta := ''; l.waiters := '{}'; l.expiries := '{}';
@@ -338,7 +338,7 @@ BEGIN
             END IF;
             IF v_dead THEN
                 l.owner := ''; l.meta := '';
-                l.deadline := v_now;
+                l.deadline := 0;
             END IF;
         END IF;
 
@@ -385,7 +385,7 @@ BEGIN
             r_existed := l.deadline > v_now AND l.owner = c.owner AND c.owner <> '' AND c.token IN (0, l.token);
             IF r_existed THEN
                 l.owner := ''; l.meta := '';
-                l.deadline := v_now + c.ttl;
+                l.deadline := CASE WHEN c.ttl > 0 THEN v_now + c.ttl ELSE 0 END;  -- 0: free whatever the clock says
                 IF p_node <> '' THEN
                     v_place := (SELECT o FROM unnest(l.waiters) WITH ORDINALITY AS q (w, o)
                                 WHERE starts_with(w, p_node) = c.near ORDER BY o LIMIT 1);
@@ -403,7 +403,7 @@ BEGIN
                     r_woken := ARRAY[l.owner];
                 END IF;
                 l.owner := ''; l.meta := '';
-                l.deadline := v_now;
+                l.deadline := 0;
                 v_wake := true;
             END IF;
         ELSE
@@ -473,7 +473,7 @@ BEGIN
     GET DIAGNOSTICS v_total = ROW_COUNT;
     DELETE FROM dref_lease t WHERE (t.space, t.name) IN (
         SELECT g.space, g.name FROM dref_lease g
-        WHERE greatest(g.deadline, (SELECT max(x) FROM unnest(g.expiries) AS x)) <= v_buried
+        WHERE greatest(g.deadline, g.token, (SELECT max(x) FROM unnest(g.expiries) AS x)) <= v_buried
         LIMIT p_limit FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_total + v_count;

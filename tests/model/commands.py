@@ -116,8 +116,13 @@ def rolled_step(dice: Random) -> int:
     return dice.choice(STEPS if dice.random() < 0.05 else (0, 0, 0, 1, 1000, RESERVATION))
 
 
+def rolled_step_of_a_bad_clock(dice: Random) -> int:
+    """At most a second forwards, and up to hours back."""
+    return dice.choice((0, 0, 0, 1, 1000, RESERVATION, -1, -1000, -RESERVATION, -4 * GRAVE))
+
+
 def rolled_batch(dice: Random) -> list[Command]:
-    roll = _rolled_lease if dice.random() < 0.35 else _rolled_entry
+    roll = rolled_lease if dice.random() < 0.35 else _rolled_entry
     while True:
         commands = [roll(dice) for _ in range(dice.choice((1, 1, 1, 2, 3)))]
         if may_stand_together(commands):
@@ -149,7 +154,7 @@ def _rolled_entry(dice: Random) -> Command:
             return Read(name, pick(_EXPECTED))
 
 
-def _rolled_lease(dice: Random) -> Command:
+def rolled_lease(dice: Random) -> Acquire | Renew | Release | Break | Inspect:
     pick = dice.choice
     name, owner, token = pick(NAMES), pick(OWNERS), pick(_SEEN)
     match pick(("acquire", "acquire", "acquire", "renew", "release", "break", "inspect")):

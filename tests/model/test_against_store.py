@@ -26,7 +26,17 @@ from dref_django.store import Event, Store
 from dref_django.testing.conformance import NOW, Client, Listener
 from tests.kinds import make
 
-from .commands import GROUP, batches, data, resolved, rolled_batch, rolled_step, steps
+from .commands import (
+    GROUP,
+    batches,
+    data,
+    resolved,
+    rolled_batch,
+    rolled_lease,
+    rolled_step,
+    rolled_step_of_a_bad_clock,
+    steps,
+)
 
 EXAMPLES = 40
 LENGTH = 12
@@ -62,6 +72,7 @@ class Story(RuleBasedStateMachine):
         self.now = NOW
         self.versions: list[int] = []
         self.tokens: list[int] = []
+        self.leases = 0
         self.told: list[Event] = []
 
     @rule(chapter=st.lists(st.tuples(steps, batches), min_size=CHAPTER // 2, max_size=CHAPTER))
@@ -78,11 +89,21 @@ class Story(RuleBasedStateMachine):
             self.now += rolled_step(dice)
             self._apply(rolled_batch(dice))
 
-    def _apply(self, batch: list[Command]) -> None:
+    @rule(seed=st.integers(0, 2**32))
+    def set_back_the_clock(self, seed: int) -> None:
+        """Now and then, in the life of a lease that is not long enough to be forgotten in it."""
+        dice, now = Random(seed), self.now
+        self.leases += 1
+        for _ in range(STORM // 2):
+            now += rolled_step_of_a_bad_clock(dice)
+            self._apply([replace(rolled_lease(dice), name=f"clock.{self.leases}")], now)
+
+    def _apply(self, batch: list[Command], now: int | None = None) -> None:
+        now = self.now if now is None else now
         commands = [self.own(command) for command in batch]
-        expected, events = self.store.apply(commands, self.now)
+        expected, events = self.store.apply(commands, now)
         self.told += events
-        assert promised(self.lab.backend.execute(commands, now=self.now)) == promised(expected), commands
+        assert promised(self.lab.backend.execute(commands, now=now)) == promised(expected), commands
         self.versions += [reply.version for reply in expected if reply.version]
         self.tokens += [reply.token for reply in expected if reply.token]
 

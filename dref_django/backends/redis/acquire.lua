@@ -19,7 +19,7 @@ if deadline > now then
     return false
   end
   return string.format('5 %s %.0f', fields[1], deadline - now) -- HELD
-elseif deadline + 3600000000 <= now then -- GRAVE: as if it had never been held
+elseif math.max(deadline, fields[1]) + 3600000000 <= now then -- GRAVE: as if it had never been held
   return false
 end
 local token = math.max(fields[1] + 1, now)

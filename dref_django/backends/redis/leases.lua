@@ -34,7 +34,7 @@ local function load(key, name)
 end
 
 local function last_use(lease)
-  local last = lease.deadline
+  local last = math.max(lease.deadline, lease.token)
   for _, waiter in ipairs(lease.queue) do
     last = math.max(last, waiter[2])
   end
@@ -144,7 +144,7 @@ function rules.L(lease)
   local held = lease.deadline > now and owner ~= '' and lease.owner == owner and (token == 0 or token == lease.token)
   if held then
     lease.owner, lease.meta = '', ''
-    lease.deadline = now + keep
+    lease.deadline = keep > 0 and now + keep or 0
   end
   if (held or queued) and lease.deadline <= now then
     wake_next(lease)
@@ -163,7 +163,7 @@ function rules.B(lease)
     wake(lease.name, lease.owner)
   end
   lease.owner, lease.meta = '', ''
-  lease.deadline = now
+  lease.deadline = 0
   wake_next(lease)
   return header(APPLIED, lease.token, nil, true)
 end

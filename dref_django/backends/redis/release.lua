@@ -16,7 +16,7 @@ end
 if tonumber(fields[3]) <= now then
   return false
 elseif fields[4] == '' then
-  redis.call('HSET', KEYS[1], 'o', '', 'm', '', 'd', now)
+  redis.call('HSET', KEYS[1], 'o', '', 'm', '', 'd', 0)
   return fields[2]
 end
 local queue = {}
@@ -29,7 +29,7 @@ local head = queue[1]
 if head then
   head[2] = math.min(head[2], now + 1000000) -- RESERVATION
 end
-redis.call('HSET', KEYS[1], 'o', '', 'm', '', 'd', now, 'q', head and cmsgpack.pack(queue) or '')
+redis.call('HSET', KEYS[1], 'o', '', 'm', '', 'd', 0, 'q', head and cmsgpack.pack(queue) or '')
 if head then
   redis.call('PUBLISH', ARGV[4] .. string.match(head[1], '^[^/]*'), cmsgpack.pack({ ARGV[5], head[1] }))
 end

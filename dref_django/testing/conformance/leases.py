@@ -105,6 +105,26 @@ class LeaseContract(Contract):
         assert not client(Release(name, "n/1", token), now=NOW + TTL).existed
         assert client(Inspect(name), now=NOW + TTL).lease is not None
 
+    def test_what_was_given_back_is_free_when_the_clock_is_set_back(self, client: Client, name: str) -> None:
+        given_back = Release(name, "n/1")
+        for end in (given_back, Break(name)):
+            token = client(Acquire(name, "n/1", TTL), now=NOW).token
+            assert client(end, now=NOW + SECOND).existed
+            assert client(Inspect(name), now=NOW - GRAVE).lease is None
+            assert not client(given_back, now=NOW - GRAVE).existed
+            again = client(Acquire(name, "n/2", TTL), now=NOW - GRAVE)
+            assert (again.status, again.left) == (Status.APPLIED, TTL)
+            assert again.token > token, "tokens rise though the clock does not"
+            client(Release(name, "n/2"), now=NOW - GRAVE)
+
+    def test_waiter_is_served_when_the_clock_is_set_back(self, client: Client, name: str) -> None:
+        token = client(Acquire(name, "n/1", TTL), now=NOW).token
+        client(Acquire(name, "n/2", TTL, WAIT), now=NOW)
+        client(Release(name, "n/1"), now=NOW + SECOND)
+        served = client(Acquire(name, "n/2", TTL, WAIT), now=NOW - GRAVE)
+        assert served.status is Status.APPLIED
+        assert served.token > token
+
     def test_keep_leaves_it_taken_by_nobody_for_that_long(self, client: Client, name: str) -> None:
         token = client(Acquire(name, "n/1", TTL)).token
         assert client(Release(name, "n/1", token, keep=SECOND)).existed

@@ -9,6 +9,7 @@ counts operations hears of them in one place, `Backend.execute`; what a gauge sa
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -148,6 +149,7 @@ class Metrics:
                 family.add_metric([alias], value)
         yield from (ready, names, held, gaps, reconnects, *own.values())
         yield from _live([alias for alias, _ in backends.in_use()])
+        yield _mirror()
 
     def describe(self) -> Iterator[Metric]:
         """Nothing beforehand: registering must not touch a back end."""
@@ -176,6 +178,16 @@ def _live(aliases: Sequence[str]) -> Iterator[Metric]:
         for reason, count in now.dropped.items():
             dropped.add_metric([alias, reason], count)
     yield from (*gauges.values(), lag, dropped)
+
+
+def _mirror() -> Metric:
+    """Of the flushers of mirrored columns in this process."""
+    lag = GaugeMetricFamily("dref_mirror_lag_seconds", "Age of the oldest change to flush.", labels=["alias"])
+    flusher = sys.modules.get("dref_django.fields.flusher")  # only where one runs is it loaded
+    if flusher is not None:
+        for alias, seconds in flusher.Flusher.lags().items():
+            lag.add_metric([alias], seconds)
+    return lag
 
 
 def _remember(times: dict[str, float], owner: str, moment: float) -> None:

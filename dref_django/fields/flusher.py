@@ -151,6 +151,7 @@ class Flusher:
         try:
             for prefix in {source.prefix for source in sources}:
                 hub.add(buffer, prefix=prefix).result(backend.params.timeout)
+            heard.clear()
             _drain(buffer)  # the snapshot: comparing covers it, and what is absent as well
             self.compare(sources)
             self.leads = True

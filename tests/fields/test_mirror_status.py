@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from django.db import DatabaseError, connections
+from prometheus_client import CollectorRegistry
 
+from dref_django import metrics
 from dref_django.fields import DRefQuerySet
 from dref_django.fields.columns import Columns
 from dref_django.fields.flusher import Flusher
@@ -84,6 +86,15 @@ class TestNobodyFlushes:
 @everywhere
 @pytest.mark.usefixtures("following")
 class TestSomebodyFlushes:
+    def test_its_process_tells_the_lag_to_prometheus(self) -> None:
+        registry = CollectorRegistry()
+        metrics.enable(registry)
+        try:
+            lag = "dref_mirror_lag_seconds", {"alias": "default"}
+            wait_until(lambda: registry.get_sample_value(*lag) == 0, "nothing to wait", 20)
+        finally:
+            metrics.disable()
+
     def test_says_who_and_what_it_has_written(self, article: Article) -> None:
         before = of_score()["flushed"] or 0
         article.score.increment()

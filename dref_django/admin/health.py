@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.core import checks
 from django.http import HttpRequest, HttpResponse
 
 from dref_django import backends
+from dref_django.backends import Backend
+from dref_django.cells import FeedStatus
 from dref_django.exceptions import DRefError
 from dref_django.health import Health, State, check_all
+from dref_django.streams import get_hub
 
 from . import rights
 
 if TYPE_CHECKING:
     from .frame import Frame
 
+RAFT: Final = "raft"
 LEVELS = {checks.INFO: "note", checks.WARNING: "warning", checks.ERROR: "error"}
 
 
@@ -30,8 +34,25 @@ def _row(each: Health) -> dict[str, Any]:
         return row
     backend = backends.get_backend(each.alias)
     try:
-        row["facts"] = backend.facts()
+        row["facts"] = backend.facts() | _of_this_process(backend)
+        row["members"] = _members(backend) if each.backend == RAFT else []
     except DRefError as error:
         row["trouble"] = str(error)
     row["findings"] = [(LEVELS[found.level], found) for found in backend.check()]
     return row
+
+
+def _of_this_process(backend: Backend) -> dict[str, Any]:
+    hub = get_hub(backend)
+    if not hub.listens:
+        return {"listener of this process": "not needed so far"}
+    listener = "up to date" if hub.status is FeedStatus.READY else "away, or catching up"
+    return {"listener of this process": listener, "names it watches": len(hub.cells)}
+
+
+def _members(backend: Backend) -> list[dict[str, Any]]:
+    """Of the embedded cluster, as its leader sees them."""
+    from dref_django.backends.raft.diagnosis import leader_status
+    from dref_django.commandline.cluster import members
+
+    return members(leader_status(cast("Any", backend)), {})

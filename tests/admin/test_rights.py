@@ -12,6 +12,7 @@ import dref_django.admin
 from dref_django import Counter, lock
 from dref_django.backends import Backend
 from tests.admin.conftest import KINDS_OF_USER, ROOT, ClientOf, break_url, change_url
+from tests.kinds import installed, make
 from tests.settings import NOWHERE_REDIS
 
 own_site = AdminSite(name="backstage")
@@ -106,6 +107,14 @@ def test_health_tells_facts(served_backend: Backend, superuser: Client) -> None:
     facts = served_backend.facts()
     assert facts
     assert all(name in text for name in facts)
+
+
+def test_health_tells_members_of_a_cluster(request: pytest.FixtureRequest, superuser: Client) -> None:
+    with installed(make("raft", request)):
+        page = superuser.get(f"{ROOT}health/")
+    (row,) = page.context["rows"]
+    assert [(member["role"], member["lag"]) for member in row["members"]] == [("leader", 0)]
+    assert row["members"][0]["node"] in page.content.decode()
 
 
 def test_unknown_alias_is_404(superuser: Client) -> None:

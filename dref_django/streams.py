@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
@@ -82,7 +82,7 @@ class Buffer:
         self._ring = ring
         self._mutex = threading.Lock()
         self._queue: deque[Raw] = deque()
-        self._newest: dict[str, Raw] = {}
+        self._newest: OrderedDict[str, Raw] = OrderedDict()  # a dict takes ever longer to give up its first
 
     def push(self, raw: Raw) -> None:
         with self._mutex:
@@ -106,9 +106,7 @@ class Buffer:
         with self._mutex:
             if self.every:
                 return self._queue.popleft() if self._queue else None
-            for name in self._newest:
-                return self._newest.pop(name)
-            return None
+            return self._newest.popitem(last=False)[1] if self._newest else None
 
 
 class Stream(Generic[T]):

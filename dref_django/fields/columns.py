@@ -109,7 +109,7 @@ class Columns:
         for start in range(0, len(targets), rows):
             sql, parameters = self.statement(connection, targets[start : start + rows])
             with connection.cursor() as cursor:
-                cursor.execute(sql, parameters)
+                cursor.execute(sql, parameters or None)  # without any, drivers need not read it
 
     def set_back(self, using: str, targets: Sequence[tuple[Target, int]]) -> None:
         """Writes those whose row still has the version that was seen, though it is no older one than the ref's: the ref

@@ -149,7 +149,8 @@ def test_cluster_serves_on_under_the_same_leader(cluster: Cluster, attack: str) 
     before = cluster.status()
 
     async def attack_all() -> None:
-        await asyncio.gather(*(act(address) for address in cluster.addresses))
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(act(address) for address in cluster.addresses))
 
     with (
         Crew(cluster, [cluster.addresses, cluster.addresses[::-1]]) as crew,
@@ -158,7 +159,7 @@ def test_cluster_serves_on_under_the_same_leader(cluster: Cluster, attack: str) 
     ):
         attacking = pool.submit(lambda: asyncio.run(attack_all()))
         crew.wait_for_more(BURST, 0, 1)
-        attacking.result(PATIENCE)
+        attacking.result()
         crew.wait_for_more(BURST, 0, 1)
         crew.stop_and_check()
     after = cluster.status()

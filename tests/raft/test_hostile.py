@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from dref_django.backends.raft.frames import plain
+from dref_django.backends.raft.frames import CODE_SIZE, HEAD, plain
 from dref_django.backends.raft.handshake import NONCE_SIZE, HandshakeError, dialer
 from dref_django.backends.raft.options import DEFAULT_CLUSTER
 from dref_django.backends.raft.transport import Secrets, dial
@@ -58,7 +58,8 @@ async def fuzz_frames(address: str) -> None:
     dice = random.Random(SEED)
     for _ in range(40):
         async with Relay(address) as relay, dialled(relay.address, SECRETS) as channel:
-            relay.inject(dice.randbytes(dice.randrange(1, 200)) + bytes(100))
+            body = dice.randbytes(dice.randrange(1, 200))
+            relay.inject(plain(body)[: HEAD - CODE_SIZE] + dice.randbytes(CODE_SIZE) + body)
             await channel.closed()
 
 

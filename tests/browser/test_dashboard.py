@@ -161,7 +161,8 @@ def test_message_on_one_page_appears_in_the_chat_of_another(chrome: Chrome, get_
         assert saying.evaluate("document.querySelector('#text').value") == ""
 
 
-def test_page_changes_only_what_the_policy_lets_it(demo: Demo, chrome: Chrome) -> None:
+def test_page_changes_only_what_the_policy_lets_it(chrome: Chrome, get_demo: GetDemo) -> None:
+    demo = get_demo("memory")
     with chrome.page() as page:
         opened(page, demo.addresses[0])
         before = number(page, "#clicks")
@@ -186,7 +187,8 @@ def test_buttons_of_the_page_need_no_request_while_it_is_connected(chrome: Chrom
         assert not page.complaints
 
 
-def test_page_says_how_many_are_writing(demo: Demo, chrome: Chrome) -> None:
+def test_page_says_how_many_are_writing(chrome: Chrome, get_demo: GetDemo) -> None:
+    demo = get_demo("redis")
     with chrome.page() as writing, chrome.page() as watching:
         opened(writing, demo.addresses[-1])
         opened(watching, demo.addresses[0])

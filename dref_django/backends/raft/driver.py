@@ -373,8 +373,8 @@ class Driver:
         index, capture = self.applied, self.machine.capture()
         data = await self._packing.run(capture.encode)
         snapshot = self.raft.compact(index, data, KEPT_ENTRIES)
-        self._snapshot_index = index
         if snapshot is not None:
+            self._snapshot_index = index
             await self._disk.run(self._storage.compact, snapshot, KEPT_ENTRIES)
 
     def _compacted(self, task: asyncio.Task[None]) -> None:

@@ -275,7 +275,7 @@ class Lock:
 
     def _kept_names(self) -> dict[str, Held]:
         """Those of this lock's names that this thread keeps until its transaction ends."""
-        kept: dict[tuple[str, str], Held] | None = getattr(_local, "kept", None)
+        kept = _local.kept
         if not kept:
             return {}
         found = {name: kept.get((self.using, self.lease(name))) for name in self._names()}
@@ -285,7 +285,9 @@ class Lock:
         transactions = commits.open_transactions()
         if not transactions:
             return False
-        kept: dict[tuple[str, str], Held] = _local.__dict__.setdefault("kept", {})
+        kept = _local.kept
+        if kept is None:
+            kept = _local.kept = {}
         keys = [(self.using, self.lease(held.name)) for held in owned]
         kept.update(zip(keys, owned, strict=True))
 
@@ -416,8 +418,12 @@ def lock(*names: Any, **options: Any) -> Any:
     return Lock(*names, **options)
 
 
-_local = threading.local()
-"""`kept`: what this thread holds until its transaction ends, by alias and lease."""
+class _Local(threading.local):
+    kept: dict[tuple[str, str], Held] | None = None
+    """What this thread holds until its transaction ends, by alias and lease."""
+
+
+_local: Final = _Local()
 
 
 def here() -> Place:

@@ -105,8 +105,8 @@ class LockSession(SharedSession):
         """The statement that runs this batch. Its value: the replies, or None when only an `exact` one can tell."""
         if len(commands) == 1 and not exact:
             match commands[0]:
-                case Acquire() as acquire:
-                    return self._take(acquire, now)
+                case Acquire() as acquire if not acquire.wait or self._owner.lookout.expects(acquire):
+                    return self._take(acquire, now)  # not of who queues up: it was refused a moment ago
                 case Release() as release:
                     return self._give(release, now)
         self._stay_awake(max((each.ttl for each in commands if isinstance(each, (Acquire, Renew))), default=0))

@@ -50,6 +50,10 @@ class Lookout:
             self.is_looking = True
         background.submit(self._look_out())
 
+    def expects(self, command: Acquire) -> bool:
+        """Whether its owner is in the queue."""
+        return (command.name, command.owner) in self._waiters
+
     def forget(self, name: str, owner: str) -> None:
         """Was granted the lease, or gave up."""
         if self._waiters:

@@ -66,10 +66,13 @@ class Copies:
 
     def find(self, question: Question, now: int) -> bytes | None:
         """The answer from this node's copy; None when something runs out just then, of which the log must tell."""
-        space, _, encoded = question.body
+        space, given, encoded = question.body
         machine, commands = self._driver.machine, decode_commands(encoded)
-        now = max(now, machine.now)
-        return None if machine.turns(space, commands, now) else encode_replies(machine.query(space, commands, now))
+        if given is None:
+            given = max(now, machine.now)
+            if machine.turns(space, commands, given):
+                return None
+        return encode_replies(machine.query(space, commands, given))
 
 
 class _Look:

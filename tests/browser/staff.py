@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from typing import Final
@@ -27,6 +27,8 @@ SHOWN: Final = "demo.articles-shown"
 LOCK: Final = "demo.proofreading"
 ELECTION: Final = "demo"
 NOBODY: Final = "nobody"
+REDIRECTED: Final = 0
+"""In the place of a status code: a page cannot see that of a redirect."""
 TIMEOUT: Final = 20.0  # seconds
 _sessions: dict[tuple[str, str], str] = {}
 """By the demo's first address and the user: hashing a password is slow on purpose."""
@@ -92,8 +94,17 @@ class Staff:
         )
         return cells
 
+    def statuses(self, paths: Iterable[str]) -> dict[str, int]:
+        """What the browser is answered for pages that it does not open: REDIRECTED where it is sent elsewhere."""
+        addresses = json.dumps({path: self._admin + path for path in paths})
+        found: dict[str, int] = self.page.evaluate(
+            f"Promise.all(Object.entries({addresses}).map(async ([path, address]) =>"
+            " [path, (await fetch(address, { redirect: 'manual' })).status])).then(Object.fromEntries)"
+        )
+        return found
+
     def post(self, path: str, **fields: str) -> int:
-        """Sends a form that the page does not show. Returns the status code."""
+        """Sends a form that the page does not show. Returns the status code, or REDIRECTED."""
         body = json.dumps(urlencode(fields))
         return int(
             self.page.evaluate(

@@ -14,6 +14,7 @@ from tests.browser.staff import (
     LOCK,
     LOCKS,
     NOBODY,
+    REDIRECTED,
     REFS,
     SHOWN,
     SUBMIT,
@@ -29,8 +30,6 @@ SEES_REFS: Final = {SUPERUSER, "viewer", "changer"}
 SEES_LOCKS: Final = SEES_REFS | {"breaker"}
 CHANGES: Final = {SUPERUSER, "changer"}
 BREAKS: Final = {SUPERUSER, "breaker"}
-REDIRECTED: Final = 0
-"""In the place of a status code: a page cannot see that of a redirect."""
 
 
 def test_broken_lock_goes_to_the_next_one_with_a_higher_token_and_the_log_names_who_did_it(
@@ -102,7 +101,7 @@ def test_each_user_sees_and_does_what_the_permission_says(demo: Demo, chrome: Ch
         token = awaited(staff, ELECTIONS, ELECTION, TOKEN, "")[TOKEN]
     breaking = f"{LOCKS}break/?{urlencode({'kind': 'election', 'name': ELECTION, 'token': token})}"
     pages = {
-        REFS: SEES_LOCKS,  # who may only break locks is sent to those
+        f"{REFS}?q=demo.": SEES_REFS,
         change_page(SHOWN): SEES_REFS,
         LOCKS: SEES_LOCKS,
         ELECTIONS: SEES_LOCKS,
@@ -112,21 +111,23 @@ def test_each_user_sees_and_does_what_the_permission_says(demo: Demo, chrome: Ch
     }
     for user in (SUPERUSER, *RIGHTS):
         with logged_in(chrome, demo, user) as staff:
-            seen = {}
-            for page in pages:
-                seen[page] = staff.visit(page)
-                if page == change_page(SHOWN):
-                    assert (user, staff.has("#dref-value")) == (user, user in CHANGES)
-                if page == ELECTIONS:
-                    assert (user, staff.has(".deletelink")) == (user, user in BREAKS)
-            assert (user, seen) == (user, {page: 200 if user in allowed else 403 for page, allowed in pages.items()})
+            assert staff.visit(REFS) == 200
+            assert staff.here == (REFS if user in SEES_REFS else LOCKS)
+            expected = {page: 200 if user in allowed else 403 for page, allowed in pages.items()}
+            if user not in SEES_REFS:
+                expected[f"{REFS}?q=demo."] = REDIRECTED  # to the locks
+            assert (user, staff.statuses(pages)) == (user, expected)
+            staff.visit(change_page(SHOWN))
+            assert (user, staff.has("#dref-value")) == (user, user in CHANGES)
+            staff.visit(ELECTIONS)
+            assert (user, staff.has(".deletelink")) == (user, user in BREAKS)
             if user not in CHANGES:
                 assert staff.post(change_page(SHOWN), version="1", value="1") == 403
             if user not in BREAKS:
                 assert staff.post(breaking) == 403
     with logged_in(chrome, demo, NOBODY) as staff:
-        for page in pages:
-            staff.visit(page)
-            assert (page, staff.here) == (page, "login/")
+        staff.visit(REFS)
+        assert staff.here == "login/"
+        assert set(staff.statuses(pages).values()) == {REDIRECTED}
         for page in (change_page(SHOWN), breaking):
             assert staff.post(page, version="1", value="1") == REDIRECTED

@@ -244,6 +244,19 @@ def test_lease_in_quick_use_is_answered_as_the_model_does(backend: RedisBackend,
         chooser.tokens += [reply.token for reply in expected if reply.token]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_page_of_reads_is_answered_as_the_model_does(backend: RedisBackend, seed: int) -> None:
+    store, chooser = Store(), Chooser(seed)
+    now = 1_790_000_000_000_000
+    for _ in range(STEPS // 2):
+        now += chooser.pick(TIMES)
+        change = chooser.mutation(chooser.pick(NAMES))
+        assert execute_one(backend, now, change) == apply_one(store, now, change)
+        now += chooser.pick((0, 0, *TIMES))
+        page = [Read(chooser.pick(NAMES)) for _ in range(chooser.pick((2, 3, 20)))]
+        assert backend.execute(page, now=now) == store.apply(page, now)[0], page
+
+
 def test_clock_of_the_server_is_used_when_no_now_is_given(backend: RedisBackend, events: Events) -> None:
     (first,) = backend.execute([Add("n", 1)])
     (second,) = backend.execute([Add("n", 1)])

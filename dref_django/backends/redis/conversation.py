@@ -117,8 +117,13 @@ class Conversations:
         return (yield from self.whole_way(commands, now))
 
     def short_cut(self, commands: Sequence[Command], now: int | None) -> Call | None:
-        """A call of a smaller script for one command alone. Its decoded answer is None when it does not lead there."""
-        return self._short_cuts.find(commands[0], now) if len(commands) == 1 else None
+        """A call of a smaller script, for one command alone or for Reads. Its decoded answer is None when it does not
+        lead there."""
+        if len(commands) == 1:
+            return self._short_cuts.find(commands[0], now)
+        if self._topology is not None:  # the names may lie in different slots
+            return None
+        return self._short_cuts.find_reads(commands, now)
 
     def whole_way(self, commands: Sequence[Encodable], now: int | None) -> Conversation[list[Reply]]:
         if self._topology is not None:

@@ -1,4 +1,7 @@
-"""A process with a node of a cluster and next to nothing else of a project; it ends with its input."""
+"""A process with a node of a cluster and next to nothing else of a project; it ends with its input.
+
+It takes a snapshot every moment, so that what is done to it meets one now and then.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from unittest.mock import patch
 
 from django.conf import settings
 
@@ -14,6 +18,7 @@ from tests.settings import SECRET_KEY
 settings.configure(SECRET_KEY=SECRET_KEY)
 
 from dref_django.backends import Params  # noqa: E402
+from dref_django.backends.raft import driver  # noqa: E402
 from dref_django.backends.raft.backend import RaftBackend  # noqa: E402
 
 
@@ -32,9 +37,10 @@ def main() -> None:
     logger.propagate = False
     options = json.loads(os.environ["DREF_FAULT_BACKEND"])["OPTIONS"]
     backend = RaftBackend(Params("node", options=options))
-    backend.attach()
-    sys.stdin.read()
-    backend.close()
+    with patch.multiple(driver, SNAPSHOT_ENTRIES=50, KEPT_ENTRIES=10):
+        backend.attach()
+        sys.stdin.read()
+        backend.close()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def test_all_nodes_killed_at_once_again_and_again(cluster: Cluster) -> None:
             cluster.start_all()
         crew.wait_for_more(BURST)
         crew.stop_and_check()
+    assert cluster.status()["snapshot"] > 0
 
 
 def test_each_node_killed_in_turn(cluster: Cluster) -> None:

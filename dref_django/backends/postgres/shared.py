@@ -143,11 +143,18 @@ class SharedSession:
             return self._submit(build)
 
     def exchange(self, build: Callable[[], Call], end: float) -> Call:
-        """`submit` and `wait` in one."""
-        with self.mutex:
-            call = self._submit(build)
-            gate = self._line_up(call)
-        self._attend(call, gate, end)
+        """`submit`, and blocks this thread until it is done. Raises Late at the moment `end`; the call goes on."""
+        call: Call | None = None
+        try:
+            with self.mutex:
+                call = self._submit(build)
+                gate = self._line_up(call)
+            self._attend(call, gate, end)
+        except BaseException:
+            if call is not None:
+                with self.mutex:
+                    self._step_back(call)
+            raise
         return call
 
     def _submit(self, build: Callable[[], Call]) -> Call:
@@ -196,21 +203,16 @@ class SharedSession:
         return gate
 
     def _attend(self, call: Call, gate: threading.Lock | None, end: float) -> None:
-        """Blocks this thread until the call is done. Raises Late at the moment `end`; the call goes on."""
         while gate is not None:
-            if not gate.acquire(timeout=max(0.0, end - time.monotonic())):
-                self._stop_following(call)
-                return
+            in_time = gate.acquire(timeout=max(0.0, end - time.monotonic()))
             with self.mutex:
                 if call.done:
+                    self._step_back(call)  # a task's loop may have read its reply just when it was to read
                     return
+                if not in_time:
+                    raise Late("no reply within the time limit")
                 gate = self._line_up(call)
-        try:
-            self._lead(call, end)
-        except BaseException:
-            with self.mutex:
-                self._stop_leading(call)
-            raise
+        self._lead(call, end)
 
     def _lead(self, call: Call, end: float) -> None:
         while True:
@@ -222,14 +224,17 @@ class SharedSession:
             with self.mutex:
                 wakes = self._read()
                 if call.done:
-                    self._stop_leading(call)
+                    self._step_back(call)
             if wakes:
                 self.deliver(wakes)
             if call.done:
                 return
 
-    def _stop_leading(self, call: Call) -> None:
-        if self._leader is not call:
+    def _step_back(self, call: Call) -> None:
+        """Its thread waits no more: when it read, or was about to, another one does."""
+        if call in self._followers:
+            self._followers.remove(call)
+        if self._leader is not None and self._leader is not call:
             return
         self._leader = None
         while self._followers:
@@ -240,16 +245,6 @@ class SharedSession:
                 return
         if self.reason is not None:
             self._quiet.notify_all()
-
-    def _stop_following(self, call: Call) -> None:
-        with self.mutex:
-            if call in self._followers:
-                self._followers.remove(call)
-            elif not call.done and self._leader is None:  # it was to lead from this moment on
-                self._leader = call
-                self._stop_leading(call)
-            if not call.done:
-                raise Late("no reply within the time limit")
 
     async def await_(self, call: Call, end: float) -> None:
         """`wait` on the running loop."""

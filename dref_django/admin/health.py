@@ -52,7 +52,6 @@ def _of_this_process(backend: Backend) -> dict[str, Any]:
 
 def _members(backend: Backend) -> list[dict[str, Any]]:
     """Of the embedded cluster, as its leader sees them."""
-    from dref_django.backends.raft.diagnosis import leader_status
-    from dref_django.commandline.cluster import members
+    from dref_django.backends.raft.diagnosis import leader_status, members
 
     return members(leader_status(cast("Any", backend)), {})

@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.core.management.base import CommandError, OutputWrapper
 
 from dref_django.backends.raft.calls import Ask, Question
-from dref_django.backends.raft.diagnosis import Refused, ask, leader_status, node_statuses
+from dref_django.backends.raft.diagnosis import Refused, ask, leader_status, members, node_statuses
 from dref_django.backends.raft.recovery import NotRecovered, recover
 from dref_django.backends.raft.storage import StorageError
 
@@ -77,20 +77,3 @@ def _counts(refused: dict[str, int] | None) -> str:
     if refused is None:
         return "?"
     return ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items())) or "0"
-
-
-def members(status: dict[str, Any], said: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a member, from what the leader says of itself and of the others, and from what each `said` of itself."""
-    rows = []
-    for node in [*status["voters"], *status["learners"]]:
-        row: dict[str, Any] = {"node": node, "address": status["addresses"].get(node, "")}
-        row |= {"term": status["term"], "last": status["last"], "lag": 0}
-        row |= {"role": "voter" if node in status["voters"] else "learner", "silent": 0, "state": "up"}
-        if node == status["node"]:
-            row["role"] = "leader"
-        elif (peer := status["peers"].get(node)) is not None:
-            row |= {"last": peer["match"], "lag": status["last"] - peer["match"], "silent": round(peer["silent"], 1)}
-            row["state"] = peer["state"]
-        row["refused"] = said[node]["refused"] if node in said else None
-        rows.append(row)
-    return rows

@@ -66,6 +66,23 @@ def node_statuses(backend: RaftBackend, addresses: Mapping[str, str]) -> dict[st
     return {said["node"]: said for said in asyncio.run(ask_all())}
 
 
+def members(status: dict[str, Any], said: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a member, from what the leader says of itself and of the others, and from what each `said` of itself."""
+    rows = []
+    for node in [*status["voters"], *status["learners"]]:
+        row: dict[str, Any] = {"node": node, "address": status["addresses"].get(node, "")}
+        row |= {"term": status["term"], "last": status["last"], "lag": 0}
+        row |= {"role": "voter" if node in status["voters"] else "learner", "silent": 0, "state": "up"}
+        if node == status["node"]:
+            row["role"] = "leader"
+        elif (peer := status["peers"].get(node)) is not None:
+            row |= {"last": peer["match"], "lag": status["last"] - peer["match"], "silent": round(peer["silent"], 1)}
+            row["state"] = peer["state"]
+        row["refused"] = said[node]["refused"] if node in said else None
+        rows.append(row)
+    return rows
+
+
 async def _ask_node(backend: RaftBackend, address: str) -> dict[str, Any] | None:
     options = backend.options
     try:

@@ -149,7 +149,7 @@ class Combiner:
             try:
                 told: Told = yield Wait(place.future, limit.cancel)
             except TimeoutError:
-                if place in self._lines.get(line, ()):
+                if self._has(line, place):
                     raise
                 told = yield Wait(place.future, limit.end)  # it is sent, and perhaps being cancelled
         except BaseException as error:
@@ -160,6 +160,10 @@ class Combiner:
                 raise ReplyLost("no reply within the time limit") from None
             raise NotSent("others that change the value did not end in time") from None
         return told
+
+    def _has(self, line: Hashable, place: _Place) -> bool:
+        with self._mutex:
+            return place in self._lines.get(line, ())
 
     def _give_up(self, line: Hashable, place: _Place) -> bool:
         """Returns whether its increment is, or was, under way."""

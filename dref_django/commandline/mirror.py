@@ -95,10 +95,11 @@ def _tell(flushers: list[Flusher], options: dict[str, Any], out: OutputWrapper) 
     elif told:
         heads = (*HEADS, "ROWS BEHIND") if options["count"] else HEADS
         write_table(out, heads, [_row(*each, count) for each, count in zip(told, behind, strict=True)])
-        for using, trouble in sorted(
-            {(flusher.using, status.trouble) for flusher, _, status in told if status.trouble}
-        ):
+        troubles = {flusher.using: status.trouble for flusher, _, status in told if status.trouble}
+        for using, trouble in troubles.items():
             out.write(f"The flusher of {using} cannot flush: {trouble}")
+    else:
+        out.write("No field is mirrored.")
     return exits.NO if any(status.holder is None for *_, status in told) else exits.OK
 
 

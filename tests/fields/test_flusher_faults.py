@@ -188,13 +188,12 @@ def test_flusher_that_thaws_in_the_midst_of_a_flush_sets_nothing_back(site: Site
     wait_until(lambda: holder() == frozen, "the first flusher to hold the lock", PATIENCE)
     first.set(111)
     site.flushers.hears("frozen")
-    other = site.start()
+    site.start()
     first.set(222)
     wait_until(lambda: site.columns()[0] == 222, "another flusher to take over", PATIENCE)
     before = site.rows()
     send(signal.SIGCONT, frozen)
     site.flushers.hears("wrote")
     assert site.rows() == before
-    assert holder() == other
     first.set(333)
     wait_until(lambda: site.columns()[0] == 333, "the other flusher to go on", PATIENCE)

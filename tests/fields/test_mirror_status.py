@@ -48,7 +48,7 @@ def article(articles: Articles) -> Article:
 def following(article: Article) -> Iterator[None]:
     """A flusher works in this process."""
     stop = Waker()
-    flusher = Flusher("default", lag=0.1, databases=["pg"], ttl=1)
+    flusher = Flusher("default", lag=0.1, databases=["pg"], ttl=10)
 
     def run() -> None:
         flusher.run(stop)

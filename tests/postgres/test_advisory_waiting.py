@@ -16,6 +16,7 @@ from dref_django.flows import drive
 from dref_django.leasing import Grant, take
 from dref_django.protocol import Acquire, Inspect, Release, Status, Wake
 from dref_django.store import Event
+from dref_django.streams import get_hub
 from tests.children import Child
 from tests.listening import Listening, until
 from tests.postgres.conftest import MakeBackend
@@ -107,7 +108,37 @@ class TestWakeUps:
             await other.aexecute([Acquire("a", owner(other, 1), TTL, WAIT)])
             await backend.aexecute([Release("a", owner(backend, 1))])
             await until(lambda: bool(listening.heard.wakes))
-            assert listening.heard.wakes == posted == [Wake("a", owner(other, 1))]
+            assert listening.heard.wakes == [Wake("a", owner(other, 1))]
+            assert posted == [], "the release itself notifies"
+
+    @pytest.mark.parametrize("name", ["a b", "ü/x %s", "n" * 200])
+    async def test_waiter_is_notified_of_a_name_to_the_letter(
+        self, backend: PostgresBackend, make_backend: MakeBackend, name: str
+    ) -> None:
+        other = make_backend()
+        async with Listening(other) as listening:
+            await backend.aexecute([Acquire(name, owner(backend, 1), TTL)])
+            await other.aexecute([Acquire(name, owner(other, 1), TTL, WAIT)])
+            await backend.aexecute([Release(name, owner(backend, 1))])
+            await until(lambda: bool(listening.heard.wakes))
+            assert listening.heard.wakes == [Wake(name, owner(other, 1))]
+
+    async def test_waiters_here_and_there_are_told_of_their_turn(
+        self, backend: PostgresBackend, make_backend: MakeBackend, posted: list[Event]
+    ) -> None:
+        """Nobody hears of a turn that is not his."""
+        other = make_backend()
+        async with Listening(backend) as here, Listening(other) as there:
+            await backend.aexecute([Acquire("a", owner(backend, 1), TTL)])
+            await other.aexecute([Acquire("a", owner(other, 1), TTL, WAIT)])
+            await backend.aexecute([Acquire("a", owner(backend, 2), TTL, WAIT)])
+            await backend.aexecute([Release("a", owner(backend, 1))])
+            assert here.heard.wakes == [Wake("a", owner(backend, 2))]
+            await backend.aexecute([Acquire("a", owner(backend, 2), TTL, WAIT)])
+            await backend.aexecute([Release("a", owner(backend, 2))])
+            await until(lambda: bool(there.heard.wakes))
+            assert there.heard.wakes == [Wake("a", owner(other, 1))]
+            assert here.heard.wakes == [Wake("a", owner(backend, 2))]
 
     def test_lost_wake_up_delays_by_one_look(
         self, backend: PostgresBackend, make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +149,7 @@ class TestWakeUps:
         waiting = threading.Thread(target=lambda: grants.append(drive(other, take(other, "a", ttl=30, timeout=20))))
         waiting.start()
         wait_until(lambda: bool(waiters(backend)), "the waiter", 10)
-        monkeypatch.setattr(backend.dispatcher, "post", lambda events: None)
+        monkeypatch.setattr(get_hub(other), "wake", lambda wake: None)
         backend.execute([Release("a", owner(backend, 1))])
         released = time.monotonic()
         waiting.join(20)

@@ -31,6 +31,7 @@ from .binary import (
     maybe_int8,
     texts,
 )
+from .channels import Channels
 from .session import Refused
 from .shared import Call, SharedSession
 from .statements import LEASES, Statement, lease_params, read_leases, statement
@@ -53,7 +54,7 @@ _BACKED: Final = 10
 """The column of dref_leases() that says whether this session backs the lease now."""
 
 TAKE: Final = statement("take", TEXT, INT8, INT8, TEXT, TEXT, INT8, TEXT, INT8)
-GIVE: Final = statement("give", TEXT, INT8, TEXT, TEXT, INT8, INT8, TEXT, BOOL, INT8, BOOL)
+GIVE: Final = statement("give", TEXT, INT8, TEXT, TEXT, INT8, INT8, TEXT, BOOL, INT8, BOOL, TEXT)
 RENEW: Final = statement("renew", TEXT, INT8, TEXTS, TEXTS, INT8S, INT8S)
 IDLE: Final = Statement(b"dref_idle", b"SELECT set_config('idle_session_timeout', $1, false)", (TEXT,))
 UNLOCK: Final = Statement(b"dref_unlock", b"SELECT pg_advisory_unlock(dref_key($1, $2))", (TEXT, TEXT))
@@ -90,6 +91,7 @@ class LockSession(SharedSession):
         self._number = int8(self.number)
         self.holdings: dict[tuple[str, str], Holding] = {}
         self._space_name, self._space = space, space.encode()
+        self._nodes = Channels(space).nodes.encode()
         self._node, self._own = f"{node}/", f"{node}/".encode()
         self._timeout = timeout
         self._clock = clock
@@ -163,7 +165,7 @@ class LockSession(SharedSession):
         params = (
             self._space, maybe_int8(now), name.encode(), command.owner.encode(), int8(command.token),
             int8(command.keep), self._own, boolean(self._is_near(name)), key(self._space, name),
-            boolean(holding is not None),
+            boolean(holding is not None), self._nodes,
         )  # fmt: skip
 
         def settle(call: Call, result: PGresult) -> Sequence[Wake]:
@@ -174,7 +176,7 @@ class LockSession(SharedSession):
             line = Line(result)
             call.value = [Reply(Status.APPLIED, existed=True, token=line.integer(0))]
             woken = line.text(1)
-            wakes = (Wake(name, woken),) if woken else ()
+            wakes = (Wake(name, woken),) if woken.startswith(self._node) else ()
             self._count(command, wakes)
             return wakes
 

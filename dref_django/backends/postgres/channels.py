@@ -9,6 +9,8 @@ A payload is base64 (it must be text) of a msgpack array of items:
     [name, owner]                               a wake
     [number]                                    a canary
     []                                          notices were lost: everything may have changed
+
+A wake that give.sql sends is plain: the owner, a space, the name. There is no space in base64, nor in an owner.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ class Channels:
 
     def __init__(self, space: str) -> None:
         self._stem = "dref_" + hashlib.sha256(space.encode()).hexdigest()[:12]
+        self.nodes = f"{self._stem}_n"
+        """What the channels of processes start with."""
         self.all = frozenset(f"{self._stem}_{bucket:x}" for bucket in range(BUCKETS))
 
     def of_name(self, name: str) -> str:
         return f"{self._stem}_{binascii.crc32(name.encode()) % BUCKETS:x}"
 
     def of_node(self, node: str) -> str:
-        return f"{self._stem}_n{hashlib.sha256(node.encode()).hexdigest()[:24]}"
+        return f"{self.nodes}{hashlib.sha256(node.encode()).hexdigest()[:24]}"
 
     def of_owner(self, owner: str) -> str:
         return self.of_node(owner.partition("/")[0])
@@ -101,6 +105,9 @@ def shorten(notice: Notice) -> Notice:
 
 def parse(payload: str) -> list[Item | int]:
     """The items of a payload; an int is a canary. Raises ValueError when it is not one of ours."""
+    owner, space, name = payload.partition(" ")
+    if space:
+        return [Wake(name, owner)]
     try:
         raw = msgpack.unpackb(binascii.a2b_base64(payload))
         if not isinstance(raw, list):

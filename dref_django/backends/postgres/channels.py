@@ -106,7 +106,7 @@ def shorten(notice: Notice) -> Notice:
 def parse(payload: str) -> list[Item | int]:
     """The items of a payload; an int is a canary. Raises ValueError when it is not one of ours."""
     owner, space, name = payload.partition(" ")
-    if space:
+    if space and "/" in owner:  # every owner has one
         return [Wake(name, owner)]
     try:
         raw = msgpack.unpackb(binascii.a2b_base64(payload))

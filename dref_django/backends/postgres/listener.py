@@ -30,7 +30,7 @@ logger = logging.getLogger("dref_django")
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 2.0
-MAKE_WAY: Final = 0.5
+MAKE_WAY: Final = 2.0
 """Seconds before connecting again after the connection was closed for Django to create or drop a database."""
 CLOSE_TIMEOUT: Final = 2.0
 
@@ -148,6 +148,8 @@ class PostgresFeed:
         limit = Limit.of(self._params.timeout)
         ear = Ear(await aconnect(self._address.direct_params(self._params.timeout), limit.end))
         try:
+            if self._pause:
+                raise Broken("the database is to be left alone for a moment")
             await ear.await_(greet(ear, self._address), limit)
             epoch = await ear.await_(ear.script("SELECT dref_epoch()"), limit)
             gone = ear.hear(self._payload)

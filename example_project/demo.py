@@ -228,7 +228,7 @@ def _next_value(socket: Any) -> int:
 
 def _announce(demo: Demo) -> None:
     where = " and ".join(demo.addresses)
-    both = "Open both pages side by side" if len(demo.addresses) > 1 else "Open it twice, side by side"
+    both = "Open them side by side" if len(demo.addresses) > 1 else "Open it twice, side by side"
     staff = f"{', '.join(people.RIGHTS)} or {people.SUPERUSER}"
     print(f"\n  The demo runs on the {demo.backend} back end:\n\n      {where}\n\n  {both}, and click. Ctrl-C ends it.")
     print(f"  The admin is at {demo.addresses[0]}admin/ for {staff}; the password is {people.PASSWORD}.\n")

@@ -17,11 +17,13 @@ import concurrent.futures
 import inspect
 import os
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
 
 from .backends.base import Params
+from .driving import arun, run
 from .exceptions import Unavailable
 from .protocol import Command, Reply
 from .waiting import Waker
@@ -63,34 +65,12 @@ class Executor(Protocol):
 def drive(backend: Executor, flow: Flow[R]) -> R:
     """Runs the recipe in the calling thread. Raises `SynchronousOnlyOperation` inside a running event loop."""
     refuse_running_loop()
-    try:
-        step = next(flow)
-        while True:
-            try:
-                answer = _perform(backend, step)
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(answer)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
+    return run(flow, partial(_perform, backend))
 
 
 async def adrive(backend: Executor, flow: Flow[R]) -> R:
     """Runs the recipe as part of the current task."""
-    try:
-        step = next(flow)
-        while True:
-            try:
-                answer = await _aperform(backend, step)
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(answer)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
+    return await arun(flow, partial(_aperform, backend))
 
 
 def refuse_running_loop() -> None:

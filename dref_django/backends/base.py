@@ -14,13 +14,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from dref_django.clock import SYSTEM, Clock
+from dref_django.driving import arun, run
 from dref_django.exceptions import DRefError, Unavailable
 from dref_django.protocol import Command, Notice, Reply, Wake, check_batch
 
-from .delivery import Attempt, Delivery, NotSent, ReplyLost, redeliver
+from .delivery import Attempt, NotSent, ReplyLost, redeliver
 
 if TYPE_CHECKING:
     from django.core.checks import CheckMessage
@@ -198,7 +200,7 @@ class Backend(ABC):
                 replies = self.send(commands, now, limit)
             except (NotSent, ReplyLost) as error:
                 delivery = redeliver(self, commands, error, started + limit)
-                replies = self._drive(delivery, now)
+                replies = run(delivery, partial(self._attempt, now))
         except BaseException as error:
             if observer is not None:
                 observer.ended(mark, None, error)
@@ -223,7 +225,7 @@ class Backend(ABC):
                 replies = await self.asend(commands, now, limit)
             except (NotSent, ReplyLost) as error:
                 delivery = redeliver(self, commands, error, started + limit)
-                replies = await self._adrive(delivery, now)
+                replies = await arun(delivery, partial(self._aattempt, now))
         except BaseException as error:
             if observer is not None:
                 observer.ended(mark, None, error)
@@ -232,37 +234,15 @@ class Backend(ABC):
             observer.ended(mark, replies, None)
         return replies
 
-    def _drive(self, delivery: Delivery, now: int | None) -> list[Reply]:
-        try:
-            attempt: Attempt = next(delivery)
-            while True:
-                try:
-                    time.sleep(attempt.pause)
-                    replies = self.send(attempt.commands, now, attempt.timeout)
-                except (NotSent, ReplyLost) as error:
-                    attempt = delivery.throw(error)
-                else:
-                    attempt = delivery.send(replies)
-        except StopIteration as stop:
-            result: list[Reply] = stop.value
-            return result
+    def _attempt(self, now: int | None, attempt: Attempt) -> list[Reply]:
+        time.sleep(attempt.pause)
+        return self.send(attempt.commands, now, attempt.timeout)
 
-    async def _adrive(self, delivery: Delivery, now: int | None) -> list[Reply]:
+    async def _aattempt(self, now: int | None, attempt: Attempt) -> list[Reply]:
         import asyncio
 
-        try:
-            attempt: Attempt = next(delivery)
-            while True:
-                try:
-                    await asyncio.sleep(attempt.pause)
-                    replies = await self.asend(attempt.commands, now, attempt.timeout)
-                except (NotSent, ReplyLost) as error:
-                    attempt = delivery.throw(error)
-                else:
-                    attempt = delivery.send(replies)
-        except StopIteration as stop:
-            result: list[Reply] = stop.value
-            return result
+        await asyncio.sleep(attempt.pause)
+        return await self.asend(attempt.commands, now, attempt.timeout)
 
     def node_id(self) -> str:
         """Names this process among all that ever use the back end; another one after a fork. No "/" in it."""

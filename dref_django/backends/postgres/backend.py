@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from dref_django.backends.base import Backend, Params, Sink
 from dref_django.backends.delivery import NotSent, ReplyLost
+from dref_django.driving import arun, run
 from dref_django.exceptions import Unavailable
 from dref_django.protocol import Add, Command, Reply
 
@@ -106,22 +107,10 @@ class PostgresBackend(Backend):
         return self._exchange(commands, now, limit)
 
     def _add(self, add: Add, limit: Limit) -> list[Reply]:
-        steps = self.combiner.add(add.name, add, limit, concurrent.futures.Future)
-        try:
-            wanted = next(steps)
-            while True:
-                try:
-                    if isinstance(wanted, Wait):
-                        found: Any = wanted.waited()
-                    else:
-                        found = self._exchange(wanted, None, limit)
-                except BaseException as error:
-                    wanted = steps.throw(error)
-                else:
-                    wanted = steps.send(found)
-        except StopIteration as stop:
-            replies: list[Reply] = stop.value
-            return replies
+        def get(wanted: Wait | Sequence[Command]) -> Any:
+            return wanted.waited() if isinstance(wanted, Wait) else self._exchange(wanted, None, limit)
+
+        return run(self.combiner.add(add.name, add, limit, concurrent.futures.Future), get)
 
     def _exchange(self, commands: Sequence[Command], now: int | None, limit: Limit) -> list[Reply]:
         try:
@@ -153,23 +142,11 @@ class PostgresBackend(Backend):
         return await self._aexchange(commands, now, limit)
 
     async def _aadd(self, add: Add, limit: Limit) -> list[Reply]:
+        async def get(wanted: Wait | Sequence[Command]) -> Any:
+            return await (wanted.awaited() if isinstance(wanted, Wait) else self._aexchange(wanted, None, limit))
+
         loop = asyncio.get_running_loop()
-        steps = self.combiner.add((loop, add.name), add, limit, loop.create_future)
-        try:
-            wanted = next(steps)
-            while True:
-                try:
-                    if isinstance(wanted, Wait):
-                        found: Any = await wanted.awaited()
-                    else:
-                        found = await self._aexchange(wanted, None, limit)
-                except BaseException as error:
-                    wanted = steps.throw(error)
-                else:
-                    wanted = steps.send(found)
-        except StopIteration as stop:
-            replies: list[Reply] = stop.value
-            return replies
+        return await arun(self.combiner.add((loop, add.name), add, limit, loop.create_future), get)
 
     async def _aexchange(self, commands: Sequence[Command], now: int | None, limit: Limit) -> list[Reply]:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,6 +24,22 @@ def healed(server: Breakable) -> None:
         server.start()
 
 
+AnyLab = TypeVar("AnyLab", bound=Lab)
+
+
+@contextmanager
+def behind_a_proxy(server: Breakable, kind: Callable[[Any, TcpProxy], AnyLab]) -> Iterator[AnyLab]:
+    healed(server)
+    with TcpProxy("127.0.0.1", server.port) as proxy:
+        lab = kind(server, proxy)
+        try:
+            yield lab
+        finally:
+            healed(server)
+            proxy.heal()
+            lab.close()
+
+
 @pytest.fixture(scope="session")
 def durable_redis() -> Iterator[RedisServer]:
     with RedisServer(appendonly=True, fsync="always") as server:
@@ -30,15 +48,8 @@ def durable_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_lab(durable_redis: RedisServer) -> Iterator[RedisLab]:
-    healed(durable_redis)
-    with TcpProxy("127.0.0.1", durable_redis.port) as proxy:
-        lab = RedisLab(durable_redis, proxy)
-        try:
-            yield lab
-        finally:
-            healed(durable_redis)
-            proxy.heal()
-            lab.close()
+    with behind_a_proxy(durable_redis, RedisLab) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")
@@ -50,28 +61,14 @@ def own_postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_lab(own_postgres: PostgresServer) -> Iterator[PostgresLab]:
-    healed(own_postgres)
-    with TcpProxy("127.0.0.1", own_postgres.port) as proxy:
-        lab = PostgresLab(own_postgres, proxy)
-        try:
-            yield lab
-        finally:
-            healed(own_postgres)
-            proxy.heal()
-            lab.close()
+    with behind_a_proxy(own_postgres, PostgresLab) as lab:
+        yield lab
 
 
 @pytest.fixture
 def raft_lab(raft_cluster: ClusterServer) -> Iterator[RaftLab]:
-    healed(raft_cluster)
-    with TcpProxy("127.0.0.1", raft_cluster.port) as proxy:
-        lab = RaftLab(raft_cluster, proxy)
-        try:
-            yield lab
-        finally:
-            healed(raft_cluster)
-            proxy.heal()
-            lab.close()
+    with behind_a_proxy(raft_cluster, RaftLab) as lab:
+        yield lab
 
 
 @pytest.fixture(params=KINDS)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis.asyncio
 from asgiref.sync import async_to_sync
 
 from dref_django.backends.redis import RedisBackend
@@ -94,6 +95,44 @@ async def test_close_reaches_the_connections_of_running_loops(named: Named) -> N
     await asyncio.to_thread(named.backend.close)
     await until(lambda: named.count() == 0)
     assert (await named.backend.aexecute([Read("n")]))[0].data == 1
+
+
+def test_connection_that_is_busy_while_the_back_end_closes_is_closed_after_its_answer(
+    named: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named.backend.execute([Add("n", 1)])
+    exchange = Wire.exchange
+
+    def meanwhile(wire: Wire, *request: Any) -> list[Any]:
+        answers = exchange(wire, *request)
+        named.backend.close()
+        return answers
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Wire, "exchange", meanwhile)
+        assert named.backend.execute([Add("n", 1)])[0].data == 2
+    named.wait_for(0)
+    assert named.backend.execute([Read("n")])[0].data == 2
+
+
+async def test_connection_of_a_loop_that_is_busy_while_the_back_end_closes_is_closed_after_its_answer(
+    named: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await named.backend.aexecute([Add("n", 1)])
+    read_response = redis.asyncio.Connection.read_response
+
+    async def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        answer = await read_response(*args, **kwargs)
+        named.backend.close()
+        await asyncio.sleep(0)  # the loop is told,
+        await asyncio.sleep(0)  # and the task closes what is idle
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.asyncio.Connection, "read_response", meanwhile)
+        assert (await named.backend.aexecute([Add("n", 1)]))[0].data == 2
+    await asyncio.to_thread(named.wait_for, 0)
+    assert (await named.backend.aexecute([Read("n")]))[0].data == 2
 
 
 async def test_what_a_server_says_unasked_is_not_taken_for_the_next_reply(named: Named) -> None:

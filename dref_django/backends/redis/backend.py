@@ -220,7 +220,7 @@ class RedisBackend(Backend):
             loops = list(self._loops.items())
             pools = list(self._node_pools.values())
         for pool in pools:
-            pool.close_idle()
+            pool.close()
         if self._topology is not None:
             self._topology.close()
         for loop, loop_pools in loops:

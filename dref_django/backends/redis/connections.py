@@ -152,6 +152,7 @@ class ThreadPool:
         self._address = address
         self._max = max_connections
         self._idle: list[Wire] = []
+        self._closed = 0  # times
         self._open = 0
         self._waiting = 0
         self._freed = threading.Condition()
@@ -161,7 +162,7 @@ class ThreadPool:
 
         Raises `NotSent`, `ReplyLost`, or at once what no retry can mend.
         """
-        started = time.monotonic()
+        started, closed = time.monotonic(), self._closed
         wire = self._take(timeout)
         waited = time.monotonic() - started
         left = timeout if waited < WORTH_COUNTING else max(timeout - waited, WORTH_COUNTING)
@@ -176,10 +177,12 @@ class ThreadPool:
         for answer in answers:
             if isinstance(answer, outcome.DEMOTED):
                 self._drop(wire)
-                self.close_idle()
+                self.close()
                 return answers
         self._idle.append(wire)
-        if self._waiting:
+        if closed != self._closed:  # looked at after the append, as `close` looks for idle ones after its count
+            self._close_idle()
+        elif self._waiting:
             with self._freed:
                 self._freed.notify()
         return answers
@@ -228,7 +231,12 @@ class ThreadPool:
             self._open -= 1
             self._freed.notify()
 
-    def close_idle(self) -> None:
+    def close(self) -> None:
+        """Closes what is idle now, and what is in use when it comes back."""
+        self._closed += 1
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
                 self._drop(self._idle.pop())
@@ -252,12 +260,13 @@ class LoopPool:
         self._address = address
         self._max = max_connections
         self._idle: list[AsyncConnection] = []
+        self._closed = 0  # times
         self._open = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
         """As `ThreadPool.exchange`. A cancelled exchange closes its connection."""
-        started = time.monotonic()
+        started, closed = time.monotonic(), self._closed
         connection = await self._take(timeout)
         answers: list[Any] = []
         try:
@@ -276,7 +285,10 @@ class LoopPool:
             raise
         if any(isinstance(answer, outcome.DEMOTED) for answer in answers):
             await self._drop(connection)
-            await self.close_idle()
+            await self.close()
+            return answers
+        if closed != self._closed:
+            await self._drop(connection)
             return answers
         self._idle.append(connection)
         self._wake_one()
@@ -332,7 +344,9 @@ class LoopPool:
         self._open -= 1
         self._wake_one()
 
-    async def close_idle(self) -> None:
+    async def close(self) -> None:
+        """As `ThreadPool.close`."""
+        self._closed += 1
         idle, self._idle = self._idle, []
         for connection in idle:
             self._forget_one()
@@ -366,7 +380,7 @@ class LoopPools:
 
     async def close(self) -> None:
         for pool in list(self._pools.values()):
-            await pool.close_idle()
+            await pool.close()
 
     def close_soon(self) -> None:
         """Closes what is idle; called on the loop by `call_soon_threadsafe`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgpack
@@ -68,12 +69,15 @@ class Follower:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.raft = SimpleNamespace(term=3)
         self.asked: list[Ask] = []
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.catch_up: Callable[[], None] = lambda: None
 
     def ask(self, leader: str, question: Question, answered: Answered) -> None:
         self.asked.append(question.ask)
+        if question.ask is Ask.MARK:
+            assert question.body[-1] == self.raft.term, "who asks confirms the leader of that term"
         answered(Answer.DONE, msgpack.packb((7, 1000, b"")) if question.ask is Ask.MARK else b"whole")
 
     def after(self, index: int, callback: Callable[[], None]) -> None:
@@ -89,7 +93,7 @@ class Follower:
 def machine(ttl: int | None) -> Machine:
     made = Machine()
     made.apply(1, plain_entry(Kind.OPEN, 100))
-    request = Request(1, 1, 1, SPACE, None, encode_commands([Write("n", b"value", None, ttl)]))
+    request = Request(1, 1, 1, SPACE, encode_commands([Write("n", b"value", None, ttl)]))
     made.apply(2, batch_entry(100, request))
     return made
 

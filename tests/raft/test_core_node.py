@@ -23,6 +23,9 @@ from dref_django.backends.raft.core import (
     PreVoteReply,
     Promote,
     Raft,
+    ReadReply,
+    ReadRequest,
+    ReadState,
     Ready,
     Remove,
     Role,
@@ -61,19 +64,20 @@ def leader(members: Members = THREE, **settings: int) -> Raft:
     raft = node(members, **settings)
     while raft.status().role is Role.FOLLOWER:
         raft.tick()
-    if members == THREE:
-        work(raft)
-        raft.step(granted(raft, pre=True))
-        work(raft)
-        raft.step(granted(raft))
+    if members != ALONE:
+        voters = sorted(members.voters - {"a"})[: len(members.voters) // 2]
+        for pre in (True, False):
+            work(raft)
+            for voter in voters:
+                raft.step(granted(raft, voter, pre=pre))
     work(raft)
     assert raft.status().role is Role.LEADER
     return raft
 
 
-def granted(raft: Raft, *, pre: bool = False) -> Message:
+def granted(raft: Raft, voter: str = "b", *, pre: bool = False) -> Message:
     term = raft.status().term
-    return PreVoteReply("b", "a", term + 1, True) if pre else VoteReply("b", "a", term, True)
+    return PreVoteReply(voter, "a", term + 1, True) if pre else VoteReply(voter, "a", term, True)
 
 
 def has(raft: Raft, index: int, sender: str = "b") -> None:
@@ -249,6 +253,41 @@ class TestRequests:
             raft.step(Heartbeat("b", "a", 1, 0, 1))
             failed += [context for ready in work(raft) for context in ready.failed_reads]
         assert failed == [b"r"]
+
+    @pytest.mark.parametrize(
+        ("voters", "witness", "is_enough"),
+        [
+            ("abc", ("b", 2), True),
+            ("abc", ("", 0), False),
+            ("abc", ("b", 1), False),
+            ("abc", ("b", 3), False),
+            ("abc", ("d", 2), False),
+            ("abc", ("a", 2), False),
+            ("abcde", ("b", 2), False),
+        ],
+        ids=["of three", "nobody", "before this term", "after this term", "learner", "itself", "of five"],
+    )
+    def test_who_asks_for_a_read_confirms_it_when_the_two_are_a_quorum(
+        self, voters: str, witness: tuple[str, int], is_enough: bool
+    ) -> None:
+        raft = leader(Members(frozenset(voters), frozenset("d") - frozenset(voters)))
+        has(raft, 2)
+        has(raft, 2, "c")
+        work(raft)
+        raft.read(b"r", witness)
+        done = work(raft)
+        assert any(isinstance(message, Heartbeat) for message in sent(done)) is not is_enough
+        assert [read.context for ready in done for read in ready.reads] == [b"r"] * is_enough
+        raft.step(ReadRequest("b", "a", 2, 1))
+        is_answered = any(isinstance(message, ReadReply) for message in sent(work(raft)))
+        assert is_answered is (len(voters) == 3)
+
+    def test_read_with_a_witness_waits_for_the_first_commit_of_the_term(self) -> None:
+        raft = leader()
+        raft.read(b"r", ("b", 2))
+        assert not [read for ready in work(raft) for read in ready.reads]
+        has(raft, 2)
+        assert [read for ready in work(raft) for read in ready.reads] == [ReadState(b"r", 2)]
 
     def test_messages_to_someone_else_are_dropped(self) -> None:
         raft = node()

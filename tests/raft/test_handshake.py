@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dref_django.backends.raft import frames
-from dref_django.backends.raft.frames import FrameError, Opener, Sealer, plain, take_plain
+from dref_django.backends.raft.frames import FrameError, Opener, Sealer, plain, sealed_size, take_plain
 from dref_django.backends.raft.handshake import (
     MAX_HELLO,
     MAX_SECRETS,
@@ -182,7 +182,7 @@ def pair() -> tuple[Sealer, Opener]:
 
 
 class TestFrames:
-    @given(st.lists(st.binary(max_size=50), max_size=8), st.data())
+    @given(st.lists(st.binary(max_size=50) | st.integers(250, 260).map(bytes), max_size=8), st.data())
     def test_arrive_whole_however_they_are_cut(self, bodies: list[bytes], data: st.DataObject) -> None:
         sealer, opener = pair()
         stream = b"".join(map(sealer.seal, bodies))
@@ -223,7 +223,12 @@ class TestFrames:
         monkeypatch.setattr(frames, "MAX_FRAME", 100)
         _, opener = pair()
         with pytest.raises(FrameError, match="at most 100"):
-            list(opener.open(struct.pack(">I", 101) + b"\0" * 16))
+            list(opener.open(b"\xff" + struct.pack(">I", 101)))
+
+    @pytest.mark.parametrize(("size", "head"), [(0, 17), (254, 17), (255, 21), (70_000, 21)])
+    def test_short_ones_have_a_short_head(self, size: int, head: int) -> None:
+        sealer, _ = pair()
+        assert len(sealer.seal(bytes(size))) == sealed_size(bytes(size)) == head + size
 
     def test_plain_frames(self) -> None:
         buffer = bytearray(plain(b"one") + plain(b"") + b"\0\0")

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from dref_django.backends.raft.frames import CODE_SIZE, HEAD, plain
+from dref_django.backends.raft.frames import CODE_SIZE, plain, sealed_length
 from dref_django.backends.raft.handshake import NONCE_SIZE, HandshakeError, dialer
 from dref_django.backends.raft.options import DEFAULT_CLUSTER
 from dref_django.backends.raft.transport import Secrets, dial
@@ -59,7 +59,7 @@ async def fuzz_frames(address: str) -> None:
     for _ in range(40):
         async with Relay(address) as relay, dialled(relay.address, SECRETS) as channel:
             body = dice.randbytes(dice.randrange(1, 200))
-            relay.inject(plain(body)[: HEAD - CODE_SIZE] + dice.randbytes(CODE_SIZE) + body)
+            relay.inject(sealed_length(len(body)) + dice.randbytes(CODE_SIZE) + body)
             await channel.closed()
 
 

@@ -47,7 +47,7 @@ class Log:
     def send(self, *commands: Command, number: int = 0, floor: int = 0, session: int = 0) -> Outcome:
         if not number:
             self.number = number = self.number + 1
-        request = Request(session or self.session, number, floor, "space", None, encode_commands(commands))
+        request = Request(session or self.session, number, floor, "space", encode_commands(commands))
         return self.add(batch_entry(self.now, request))
 
     def replies(self, *commands: Command) -> list[Reply]:

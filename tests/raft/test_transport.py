@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from dref_django.backends.raft import acceptor, channel, dialing, links
-from dref_django.backends.raft.frames import plain
+from dref_django.backends.raft.frames import plain, sealed_size
 from dref_django.backends.raft.handshake import HandshakeError
 from dref_django.backends.raft.options import Tls
 from dref_django.backends.raft.refusals import LOG_PERIOD, Refusals
-from dref_django.backends.raft.transport import Acceptor, Channel, Links, Secrets, TransportError, dial
+from dref_django.backends.raft.transport import Acceptor, Back, Channel, Links, Secrets, TransportError, dial
 from tests.listening import until
 from tests.servers import free_port
 
@@ -462,7 +462,7 @@ class TestLinks:
 
     @pytest.fixture
     async def mine(self, heard: list[tuple[str, bytes]]) -> AsyncIterator[Links]:
-        made = Links(SECRETS, lambda: {"node": "me"}, lambda node, frame: heard.append((node, frame)))
+        made = Links(SECRETS, lambda: {"node": "me"}, lambda node, frame, back: heard.append((node, frame)))
         yield made
         await made.close()
 
@@ -520,6 +520,27 @@ class TestLinks:
                 assert mine.send("dialer", b"heard you")
                 assert await theirs.receive() == b"heard you"
             await until(lambda: not mine.is_up("dialer"))
+
+    async def test_answers_go_back_the_way_the_question_came_and_no_other(self) -> None:
+        heard: list[tuple[bytes, Back]] = []
+        mine = Links(SECRETS, lambda: {"node": "me"}, lambda node, frame, back: heard.append((frame, back)))
+        async with accepting(mine.adopt) as (_, address):
+            async with dialled(address) as theirs:
+                theirs.send(b"question")
+                await until(lambda: bool(heard))
+                ((_, back),) = heard
+                async with dialled(address) as later:
+                    later.send(b"there")
+                    await until(lambda: len(heard) == 2)
+                    assert back(b"answer")
+                    assert await theirs.receive() == b"answer"
+                    assert mine.sent_bytes == sealed_size(b"answer")
+                    theirs.close()
+                    await theirs.closed()
+                    await until(lambda: not back(b"answer to one that is gone"))
+                    assert mine.send("dialer", b"the other way is open")
+                    assert await later.receive() == b"the other way is open"
+        await mine.close()
 
     async def test_forget_a_node_that_is_gone_for_good(self, mine: Links, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(links, "GIVE_UP", 0.05)

@@ -24,7 +24,19 @@ flags = st.booleans()
 nodes = st.text("abcé0", min_size=1, max_size=8)
 ids = st.frozensets(nodes, max_size=4)
 members = st.builds(lambda voters, learners: Members(voters, learners - voters), ids, ids)
-entries = st.builds(Entry, numbers, numbers, st.sampled_from(EntryKind), blobs)
+indexes = st.integers(0, INT_MAX - 9)
+
+
+@st.composite
+def appends(draw: st.DrawFn) -> Append:
+    """The entries follow upon `prev_index`; many are of the leader's own term."""
+    term, before = draw(numbers), draw(indexes)
+    terms = st.just(term) | numbers
+    sizes = range(draw(st.integers(0, 3)))
+    entries = [Entry(before + 1 + at, draw(terms), draw(st.sampled_from(EntryKind)), draw(blobs)) for at in sizes]
+    return Append("here", "there", term, before, draw(numbers), draw(numbers), tuple(entries))
+
+
 splices = st.builds(Splice, numbers, numbers, blobs)
 ttls = st.none() | integers | st.just(KEEP)
 data = integers | blobs
@@ -35,12 +47,15 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "granted": flags,
     "forced": flags,
     "success": flags,
-    "entries": st.lists(entries, max_size=3).map(tuple),
     "members": members,
     "data": blobs,
 }
-messages_strategy = st.one_of(
-    [st.builds(kind, *(BY_NAME.get(field.name, numbers) for field in fields(kind))) for kind in MESSAGES]
+messages_strategy = appends() | st.one_of(
+    [
+        st.builds(kind, *(BY_NAME.get(field.name, numbers) for field in fields(kind)))
+        for kind in MESSAGES
+        if kind is not Append
+    ]
 )
 COMMAND_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "name": texts,
@@ -242,6 +257,50 @@ class TestRefused:
         monkeypatch.setattr(wire, "MAX_SIZE", 50)
         with pytest.raises(WireError, match="50"):
             decode_message(wire.encode_message(append))
+
+
+class TestSmall:
+    """What the reader can tell by itself does not travel."""
+
+    def test_append_of_a_command_of_the_leaders_term(self) -> None:
+        entry = Entry(1_000_001, 7, EntryKind.COMMAND, b"x" * 30)
+        append = Append("here", "there", 7, 1_000_000, 7, 1_000_000, (entry,))
+        sent = wire.encode_message(append)
+        assert msgpack.unpackb(sent) == [MESSAGES.index(Append), 7, 1_000_000, 7, 0, [b"x" * 30]]
+        assert decode_message(sent) == append
+
+    @pytest.mark.parametrize(
+        ("message", "size"),
+        [
+            (messages.AppendReply("here", "there", 7, True, 100, 0, 0), 5),
+            (messages.AppendReply("here", "there", 7, False, 100, 0, 7), 7),
+            (messages.Heartbeat("here", "there", 7, 100, 0), 4),
+            (messages.Heartbeat("here", "there", 0, 0, 0), 4),
+        ],
+    )
+    def test_zeros_at_the_end(self, message: messages.Message, size: int) -> None:
+        sent = wire.encode_message(message)
+        assert len(sent) == size
+        assert decode_message(sent) == message
+
+    def test_only_those_fields_may_be_missing(self) -> None:
+        for kind, values in ((messages.VoteReply, [1]), (messages.Heartbeat, [1]), (messages.AppendReply, [1, True])):
+            with pytest.raises(WireError):
+                decode_message(msgpack.packb([MESSAGES.index(kind), *values]))
+
+    def test_defaults_at_the_end_of_a_reply(self) -> None:
+        assert wire.encode_replies([Reply(Status.APPLIED, None, 5, None, True)]) == msgpack.packb(
+            [[0, None, 5, None, True]]
+        )
+        assert wire.encode_replies([Reply(Status.NOT_FOUND)]) == msgpack.packb([[Status.NOT_FOUND]])
+
+    def test_index_beyond_64_bits_signed(self) -> None:
+        with pytest.raises(WireError):
+            decode_message(msgpack.packb([MESSAGES.index(Append), 1, INT_MAX, 1, 0, [b""]]))
+
+    def test_commit_before_the_first_entry(self) -> None:
+        with pytest.raises(WireError):
+            decode_message(msgpack.packb([MESSAGES.index(Append), 1, 5, 1, 6, []]))
 
 
 class TestTables:

@@ -52,7 +52,7 @@ class Call:
     def question(self, floor: int) -> Question:
         if self.looks:
             return Question(Ask.QUERY, (self.space, self.now, self.commands))
-        return Question(Ask.BATCH, Request(self.session, self.number, floor, self.space, self.now, self.commands))
+        return Question(Ask.BATCH, Request(self.session, self.number, floor, self.space, self.commands, self.now))
 
 
 class Caller:

@@ -9,11 +9,14 @@ client puts the same question again, with the same number, and the session makes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgpack
+
+from .machine import Request
+from .wire import short_space, whole_space
 
 
 class Ask(IntEnum):
@@ -36,7 +39,7 @@ class Ask(IntEnum):
     DEAF = 8
     """body: (tap,): ends it."""
     MARK = 9
-    """As QUERY, by a follower: a large answer may be replaced by where to find it; see `copies.py`."""
+    """As QUERY, by a follower, with its term: a large answer may be replaced by where to find it; see `copies.py`."""
 
 
 class Answer(IntEnum):
@@ -66,19 +69,27 @@ class Gate(Protocol):
 
 
 def pack_question(number: int, question: Question) -> bytes:
-    packed: bytes = msgpack.packb((number, question.ask, question.body))
+    body = question.body
+    if isinstance(body, Request):
+        body = body.short()
+    elif question.ask in LOOKS:
+        body = (short_space(body[0]), *body[1:])
+    packed: bytes = msgpack.packb((number, question.ask, *body))
     return packed
 
 
 def unpack_question(data: bytes) -> tuple[int, Question]:
     """Raises ValueError when the bytes are no question."""
     try:
-        number, ask, body = msgpack.unpackb(data, use_list=False)
-        question = Question(Ask(ask), body)
+        number, ask, *body = msgpack.unpackb(data, use_list=False)
+        question = Question(Ask(ask), tuple(body))
         if question.ask is Ask.BATCH:
-            _check(body, _REQUEST)
-        elif question.ask in (Ask.QUERY, Ask.MARK):
-            _check(body, _QUERY)
+            question = Question(Ask.BATCH, Request.of(body))
+            _check(question.body, _REQUEST)
+        elif question.ask in LOOKS:
+            space, *others = body
+            question = Question(question.ask, (whole_space(space), *others))
+            _check(question.body, LOOKS[question.ask])
         elif not all(isinstance(part, int | str | tuple) for part in body):
             raise ValueError("numbers, texts and lists of texts only")
     except (TypeError, msgpack.UnpackException) as error:
@@ -86,10 +97,10 @@ def unpack_question(data: bytes) -> tuple[int, Question]:
     return number, question
 
 
-_REQUEST: Final = (int, int, int, str, int | None, bytes)
-_QUERY: Final = (str, int | None, bytes)
+_REQUEST: Final = (int, int, int, str, bytes, int | None)
+LOOKS: Final = {Ask.QUERY: (str, int | None, bytes), Ask.MARK: (str, int | None, bytes, int)}
 
 
-def _check(body: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+def _check(body: Sequence[Any], kinds: tuple[Any, ...]) -> None:
     if len(body) != len(kinds) or not all(map(isinstance, body, kinds)):
         raise ValueError("not the fields that belong to this question")

@@ -2,7 +2,8 @@
 
 The leader confirms as ever that it still leads, and looks. When what it sees is small it says so; else it says how far
 the log was applied and what time it was, and the follower looks at its own copy as soon as that is as far. Reads stay
-linearizable: the copy is not older than the moment at which a quorum had confirmed the leader.
+linearizable: the copy is not older than the moment at which a quorum had confirmed the leader. The question tells the
+follower's term, so of three nodes no other has to be asked: who asks confirms.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Copies:
                 look = _Look(self, question, now, answered)
                 self._driver.after(index, look.look)
 
-        self._relay.ask(self._driver.leader, Question(Ask.MARK, question.body), hear)
+        marked = Question(Ask.MARK, (*question.body, self._driver.raft.term))
+        self._relay.ask(self._driver.leader, marked, hear)
 
     def ask_whole(self, question: Question, answered: Answered) -> None:
         self._relay.ask(self._driver.leader, question, answered)

@@ -19,7 +19,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 from dref_django.protocol import Command
 
@@ -52,11 +52,16 @@ class Proposal(NamedTuple):
     answered: Answered
 
 
+Witness: TypeAlias = tuple[str, int]
+"""A node that asked for a read, and the term in which it was then."""
+
+
 class Query(NamedTuple):
     space: str
     now: int | None
     commands: list[Command]
     answered: Answered
+    witness: Witness
 
 
 def ignore(answer: Answer, body: bytes) -> None:
@@ -129,7 +134,9 @@ class Driver:
         self._proposed_bytes += len(data)
         self._poke()
 
-    def query(self, space: str, now: int | None, commands: bytes, answered: Answered) -> None:
+    def query(
+        self, space: str, now: int | None, commands: bytes, answered: Answered, witness: Witness = ("", 0)
+    ) -> None:
         try:
             decoded = decode_commands(commands)
         except WireError as error:
@@ -138,7 +145,7 @@ class Driver:
         if len(self._queries) >= MAX_QUEUED:
             answered(Answer.LATER, b"")
             return
-        self._queries.append(Query(space, now, decoded, answered))
+        self._queries.append(Query(space, now, decoded, answered, witness))
         self._poke()
 
     def after(self, index: int, callback: Callable[[], None]) -> None:
@@ -215,10 +222,12 @@ class Driver:
                 for place, proposal in enumerate(proposals):
                     self._waiting[index + place] = term, proposal.answered
         if self._queries and self._leads:
-            self._contexts += 1
-            context = self._contexts.to_bytes(8, "big")
-            self._unconfirmed[context], self._queries = self._queries, []
-            self.raft.read(context)
+            queries, self._queries = self._queries, []
+            for witness in dict.fromkeys(query.witness for query in queries):
+                self._contexts += 1
+                context = self._contexts.to_bytes(8, "big")
+                self._unconfirmed[context] = [query for query in queries if query.witness == witness]
+                self.raft.read(context, witness)
 
     def _is_up_to_date(self) -> bool:
         """Not while the core has just won an election of which the next turn tells: first comes its LEAD entry."""

@@ -1,10 +1,11 @@
 """Frames: how bytes on a connection are cut into pieces, and how each piece is proven to be the next one of its sender.
 
     plain (handshake only):  length (4 bytes)  body
-    sealed:                  length (4 bytes)  code (16 bytes)  body
+    sealed:                  length (1 byte, of long frames 5)  code (16 bytes)  body
 
-The code is keyed BLAKE2b over the frame's number and its body. The number counts up on both sides and does not travel:
-a frame that is repeated, left out, moved or sent back to its sender does not fit. Nothing here does I/O.
+The length of a sealed frame below 255 is that byte; else the byte is 255 and the length follows in 4 bytes. The code is
+keyed BLAKE2b over the frame's number and its body. The number counts up on both sides and does not travel: a frame that
+is repeated, left out, moved or sent back to its sender does not fit. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ CODE_SIZE: Final = 16
 
 _length = struct.Struct(">I")
 _number = struct.Struct(">Q")
-HEAD: Final = _length.size + CODE_SIZE
-"""Bytes that come before the body of a sealed frame."""
+LONG: Final = 255
+"""In place of the length: it follows in 4 bytes."""
 
 
 class TransportError(DRefError):
@@ -54,6 +55,16 @@ def take_plain(buffer: bytearray, limit: int) -> bytes | None:
     return body
 
 
+def sealed_length(size: int) -> bytes:
+    """How the length of a body is written in a sealed frame."""
+    return bytes((size,)) if size < LONG else b"\xff" + _length.pack(size)
+
+
+def sealed_size(body: bytes) -> int:
+    """Bytes that a body takes as a sealed frame."""
+    return len(sealed_length(len(body))) + CODE_SIZE + len(body)
+
+
 class Sealer:
     """The sending end of one direction."""
 
@@ -68,7 +79,7 @@ class Sealer:
         code.update(_number.pack(self._sent))
         code.update(body)
         self._sent += 1
-        return b"".join((_length.pack(len(body)), code.digest(), body))
+        return b"".join((sealed_length(len(body)), code.digest(), body))
 
 
 class Opener:
@@ -88,18 +99,23 @@ class Opener:
         buffer += data
         start, end = 0, len(buffer)
         try:
-            while end - start >= HEAD:
-                (size,) = _length.unpack_from(buffer, start)
-                if size > MAX_FRAME:
-                    raise FrameError(f"a frame of {size} bytes; at most {MAX_FRAME} are read")
-                stop = start + HEAD + size
+            while start < end:
+                size, head = buffer[start], start + 1
+                if size == LONG:
+                    if end - head < _length.size:
+                        return
+                    (size,) = _length.unpack_from(buffer, head)
+                    if size > MAX_FRAME:
+                        raise FrameError(f"a frame of {size} bytes; at most {MAX_FRAME} are read")
+                    head += _length.size
+                stop = head + CODE_SIZE + size
                 if stop > end:
                     return
-                body = bytes(buffer[start + HEAD : stop])
+                body = bytes(buffer[head + CODE_SIZE : stop])
                 code = self._keyed.copy()
                 code.update(_number.pack(self._received))
                 code.update(body)
-                if not compare_digest(code.digest(), bytes(buffer[start + _length.size : start + HEAD])):
+                if not compare_digest(code.digest(), bytes(buffer[head : head + CODE_SIZE])):
                     raise FrameError(f"frame {self._received} is not genuine")
                 self._received += 1
                 start = stop

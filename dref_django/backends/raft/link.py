@@ -1,6 +1,6 @@
 """The client's end: one connection to the process that hosts the node, or, with the role `client`, to a member.
 
-client -> node: [number, ask, body]                     calls.py
+client -> node: [number, ask, ...]                      calls.py
 node -> client: [0, number, answer, body]  [1, tap, events]  [2, tap, epoch]  [3, tap, reason]
 """
 

@@ -7,11 +7,12 @@ import logging
 import random
 import ssl
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 from .channel import Channel
 from .dialing import dial
-from .frames import HEAD, TransportError
+from .frames import TransportError, sealed_size
 from .handshake import Hello, Secrets
 
 logger = logging.getLogger("dref_django")
@@ -26,6 +27,10 @@ LASTING: Final = 5.0
 """Seconds a connection must have lasted for the pauses to begin anew."""
 
 
+Back: TypeAlias = Callable[[bytes], bool]
+"""Sends a frame over the connection by which another one came."""
+
+
 class Links:
     """One outgoing connection a node, and those that nodes opened to this one. All on one loop.
 
@@ -37,7 +42,7 @@ class Links:
         self,
         secrets: Secrets,
         hello: Callable[[], Hello],
-        on_frame: Callable[[str, bytes], None],
+        on_frame: Callable[[str, bytes, Back], None],
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -82,7 +87,7 @@ class Links:
         channels = self._adopted.setdefault(node, [])
         channels.append(channel)
         try:
-            channel.deliver_to(lambda frame: self._on_frame(node, frame))
+            self.listen(node, channel)
             await channel.closed()
         finally:
             channels.remove(channel)
@@ -93,11 +98,14 @@ class Links:
     def send(self, node: str, frame: bytes) -> bool:
         """False: there is no connection at the moment, or it cannot take more; the frame was not sent."""
         link = self._links.get(node)
-        sent = link is not None and link.channel is not None and link.channel.send(frame)
-        if not sent:
-            sent = any(channel.send(frame) for channel in reversed(self._adopted.get(node, ())))
+        if link is not None and link.channel is not None and self._send_over(link.channel, frame):
+            return True
+        return any(self._send_over(channel, frame) for channel in reversed(self._adopted.get(node, ())))
+
+    def _send_over(self, channel: Channel, frame: bytes) -> bool:
+        sent = channel.send(frame)
         if sent:
-            self.sent_bytes += HEAD + len(frame)
+            self.sent_bytes += sealed_size(frame)
         return sent
 
     def is_up(self, node: str) -> bool:
@@ -133,8 +141,9 @@ class Links:
             raise TransportError(f"{address} is another node now, {channel.peer.get('node')}")
         return channel
 
-    def hear(self, node: str, frame: bytes) -> None:
-        self._on_frame(node, frame)
+    def listen(self, node: str, channel: Channel) -> None:
+        back = partial(self._send_over, channel)
+        channel.deliver_to(lambda frame: self._on_frame(node, frame, back))
 
 
 class _Link:
@@ -172,7 +181,7 @@ class _Link:
             self._trouble = ""
             logger.info("dref: connected to the node %s at %s", self._node, self.address)
         try:
-            channel.deliver_to(lambda frame: self._links.hear(self._node, frame))
+            self._links.listen(self._node, channel)
             await channel.closed()
         finally:
             self.channel = None

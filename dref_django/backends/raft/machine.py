@@ -26,7 +26,7 @@ from dref_django.protocol import Command, Reply, Scan, ScanLeases
 from dref_django.store import READS, Entry, Event, Image, Mark, Store
 
 from .sessions import Forgotten, SessionImage, Sessions
-from .wire import WireError, decode_commands, encode_replies
+from .wire import WireError, decode_commands, encode_replies, short_space, whole_space
 
 FORMAT: Final = 1
 SWEEP: Final = 1000
@@ -72,13 +72,25 @@ class Request(NamedTuple):
     floor: int
     """The client is done with all lower numbers."""
     space: str
-    now: int | None
-    """In place of the leader's clock; in tests only."""
     commands: bytes
+    now: int | None = None
+    """In place of the leader's clock; in tests only."""
+
+    def short(self) -> tuple[Any, ...]:
+        """As it travels and is kept: a floor is near its number, and `now` seldom there."""
+        session, number, floor, space, commands, now = self
+        short = (session, number, number - floor, short_space(space), commands)
+        return short if now is None else (*short, now)
+
+    @classmethod
+    def of(cls, short: Sequence[Any]) -> Request:
+        """Raises TypeError, ValueError."""
+        session, number, behind, space, *rest = short
+        return cls(session, number, number - behind, whole_space(space), *rest)
 
 
 def batch_entry(now: int, request: Request) -> bytes:
-    packed: bytes = msgpack.packb((Kind.BATCH, now, *request))
+    packed: bytes = msgpack.packb((Kind.BATCH, now, *request.short()))
     return packed
 
 
@@ -131,7 +143,7 @@ class Machine:
             before, self.now = self.now, max(self.now, stamp)
             match kind:
                 case Kind.BATCH:
-                    return self._batch(Request(*rest))
+                    return self._batch(Request.of(rest))
                 case Kind.OPEN:
                     self._sessions.open(index, self.now)
                     return Outcome(Verdict.APPLIED, msgpack.packb(index))

@@ -19,7 +19,7 @@ from .disk import Disk
 from .founding import NOBODY, News, Step, decide
 from .options import Options
 from .storage import Storage
-from .transport import Acceptor, Channel, Hello, Links, TransportError, dial
+from .transport import Acceptor, Back, Channel, Hello, Links, TransportError, dial
 
 logger = logging.getLogger("dref_django")
 
@@ -42,7 +42,7 @@ class Network:
 
     def __init__(self, options: Options, node_id: str, serve: Callable[[Channel], Awaitable[None]]) -> None:
         self.node_id = node_id
-        self.hear: Callable[[str, bytes], None] = self._hear_news
+        self.hear: Callable[[str, bytes, Back], None] = self._hear_news
         self._options = options
         self._serve = serve
         self._here = ""  # where this node can be dialled
@@ -70,8 +70,8 @@ class Network:
         await self._links.close()
         await self._acceptor.close()
 
-    def _take(self, node: str, frame: bytes) -> None:
-        self.hear(node, frame)
+    def _take(self, node: str, frame: bytes, back: Back) -> None:
+        self.hear(node, frame, back)
 
     # --- frames -------------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Network:
             async with asyncio.timeout(ROUND):
                 await self._came.wait()
 
-    def _hear_news(self, node: str, frame: bytes) -> None:
+    def _hear_news(self, node: str, frame: bytes, back: Back) -> None:
         if frame[:1] != bytes((NEWS,)):
             self._news[node] = News(True)  # only a node with a state speaks of other things
         else:

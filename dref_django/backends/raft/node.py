@@ -23,6 +23,7 @@ from .machine import Kind, Request
 from .network import NEWS, Network
 from .options import Options
 from .relay import Relay, hear_question
+from .transport import Back
 from .upkeep import next_change
 from .wire import decode_message, encode_message
 
@@ -46,8 +47,9 @@ REMOVE_AFTER: Final = 600.0
 """Seconds of silence after which a member counts as gone for good."""
 TRANSFER_TIMEOUT: Final = 1.0
 """Seconds that a graceful stop waits for another leader."""
-RAFT, QUESTION, ANSWER = 0, 1, 2
-"""The first byte of a frame between two nodes."""
+QUESTION, ANSWER = 1, 2
+"""The first byte of a frame between two nodes. One that is a list of msgpack is a message of the core."""
+LIST: Final = range(0x90, 0xA0)
 CHANGES: Final[dict[str, type[Change]]] = {"add": AddLearner, "promote": Promote, "remove": Remove}
 
 
@@ -121,21 +123,21 @@ class Node:
 
     # --- frames between nodes -----------------------------------------------------------------------------------
 
-    def hear(self, sender: str, frame: bytes) -> None:
+    def hear(self, sender: str, frame: bytes, back: Back) -> None:
         """A frame of an authenticated node."""
         try:
-            self._take(sender, frame)
+            self._take(sender, frame, back)
         except ValueError as error:
             logger.warning("dref: node %s said what is nothing: %s", sender, error)
 
-    def _take(self, sender: str, frame: bytes) -> None:
-        kind, body = frame[0] if frame else -1, frame[1:]
-        if kind == RAFT:
-            self.driver.step(decode_message(body, sender, self.node_id))
+    def _take(self, sender: str, frame: bytes, back: Back) -> None:
+        kind = frame[0] if frame else -1
+        if kind in LIST:
+            self.driver.step(decode_message(frame, sender, self.node_id))
         elif kind == QUESTION:
-            hear_question(body, self._leading, lambda answer: self._send(sender, bytes((ANSWER,)) + answer))
+            hear_question(frame[1:], _Leading(self, sender), lambda answer: back(bytes((ANSWER,)) + answer))
         elif kind == ANSWER:
-            self._relay.hear_answer(body)
+            self._relay.hear_answer(frame[1:])
         elif kind == NEWS:
             self._send(sender, bytes((NEWS,)) + News(True).encode())
         else:
@@ -143,7 +145,7 @@ class Node:
 
     def _send_messages(self, messages: Iterable[Message]) -> None:
         for message in messages:
-            if not self._send(message.to, bytes((RAFT,)) + encode_message(message)):
+            if not self._send(message.to, encode_message(message)):
                 self.driver.raft.report_unreachable(message.to)
 
     # --- running ------------------------------------------------------------------------------------------------
@@ -242,10 +244,11 @@ class Node:
 
 
 class _Leading:
-    """Questions that only a leader answers, its own clients' and those relayed to it."""
+    """Questions that only a leader answers, its own clients' and those that the node `sender` relays to it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, sender: str = "") -> None:
         self._node = node
+        self._sender = sender
 
     def ask(self, question: Question, answered: Answered) -> None:
         driver = self._node.driver
@@ -259,8 +262,8 @@ class _Leading:
                 space, now, commands = question.body
                 driver.query(space, now, commands, answered)
             case Ask.MARK:
-                space, now, commands = question.body
-                driver.query(space, now, commands, mark(driver, answered))
+                space, now, commands, term = question.body
+                driver.query(space, now, commands, mark(driver, answered), (self._sender, term))
             case Ask.OPEN:
                 driver.plain(Kind.OPEN, answered)
             case Ask.CLOSE:

@@ -1,9 +1,10 @@
 """Questions that another node has to answer: to the leader and back, over the links between the nodes.
 
-    follower -> leader: [number, ask, body]        leader -> follower: [number, answer, body]
+    follower -> leader: [number, ask, ...]         leader -> follower: [number, answer, body]
 
-A link may lose what was in flight. So what is not answered within `PATIENCE`, or when the leader changes, is answered
-with LOST here; the client asks again.
+An answer comes back over the connection that took the question, or not at all: so it never reaches a later life of the
+node that asked, whose numbers begin anew. A link may lose what was in flight: what is not answered within `PATIENCE`,
+or when the leader changes, is answered with LOST here; the client asks again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAX_RELAYED: Final = 10_000
 class Relay:
     def __init__(self, send: Callable[[str, bytes], bool]) -> None:
         self._send = send  # to a node; False: certainly not sent
-        self._numbers = time.time_ns()  # not those of an earlier life of this node
+        self._numbers = 0
         self._asked: dict[int, tuple[float, Answered]] = {}
 
     def ask(self, leader: str, question: Question, answered: Answered) -> None:

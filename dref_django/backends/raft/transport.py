@@ -14,6 +14,6 @@ from .channel import Channel
 from .dialing import dial
 from .frames import TransportError
 from .handshake import Hello, Secrets
-from .links import Links
+from .links import Back, Links
 
-__all__ = ["Acceptor", "Channel", "Hello", "Links", "Secrets", "TransportError", "dial"]
+__all__ = ["Acceptor", "Back", "Channel", "Hello", "Links", "Secrets", "TransportError", "dial"]

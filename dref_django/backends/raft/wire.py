@@ -1,7 +1,10 @@
 """What nodes and clients say to each other, as bytes: msgpack arrays whose every field is checked.
 
 A message of the core is `[number of its kind, term, field ...]`, a batch of commands a list of the same, replies and
-events likewise; the numbers are places in the tables below and never change their meaning. Nothing is built from what
+events likewise; the numbers are places in the tables below and never change their meaning. What the reader can tell by
+itself does not travel: the last fields of a message that are 0, those of a reply that have their defaults, the index of
+an entry of an Append, and the term and kind of one that is a command of the message's term. The commit index of an
+Append is told as how far it is behind `prev_index`: a small number. Nothing is built from what
 does not fit: whatever the bytes, decoding ends in a value of the expected type or in `WireError`, and costs memory in
 proportion to their length.
 """
@@ -26,6 +29,8 @@ MAX_SIZE: Final = 64 * 1024 * 1024
 MAX_TEXT: Final = 64 * 1024
 """Characters of a name, an owner, or the text about a lease's holder."""
 MAX_OP_ID: Final = 64
+USUAL_SPACE: Final = "dref"
+"""The key prefix of projects that set none; it travels as nil."""
 
 Check: TypeAlias = Callable[[Any], Any]
 T = TypeVar("T")
@@ -146,14 +151,21 @@ def _members(value: Any) -> Members:
 
 # --- what each kind is made of -------------------------------------------------------------------------------------
 
-_ENTRY = _record(Entry, _number, _number, _one_of(EntryKind), _blob)
+_ENTRY = (_number, _one_of(EntryKind), _blob)
+
+
+def _entry(value: Any) -> bytes | list[Any]:
+    """The bytes of a command of the message's term, or (term, kind, data)."""
+    return value if type(value) is bytes else _fields(value, _ENTRY)
+
+
 # From the term on: who sent a message to whom, the connection knows.
 _MESSAGES: Final[dict[type[Message], tuple[Check, ...]]] = {
     messages.PreVote: (_number, _number, _number),
     messages.PreVoteReply: (_number, _flag),
     messages.Vote: (_number, _number, _number, _flag),
     messages.VoteReply: (_number, _flag),
-    messages.Append: (_number, _number, _number, _number, _several(_ENTRY)),
+    messages.Append: (_number, _number, _number, _integer, _several(_entry)),
     messages.AppendReply: (_number, _flag, _number, _number, _number),
     messages.Heartbeat: (_number, _number, _number),
     messages.HeartbeatReply: (_number, _number),
@@ -167,7 +179,8 @@ _MESSAGE_KINDS: Final = [(kind, _MESSAGES[kind]) for kind in MESSAGES]
 _MESSAGE_NUMBERS: Final = {
     kind: (number, attrgetter(*(field.name for field in fields(kind)))) for number, kind in enumerate(MESSAGES)
 }
-_entry_fields: Final = attrgetter("index", "term", "kind", "data")
+_MAY_BE_ZERO: Final[dict[type[Message], int]] = {messages.AppendReply: 2, messages.Heartbeat: 1}
+"""So many fields at the end are left out when they are 0."""
 
 # The order is part of the format: only ever add at the end.
 _COMMANDS: Final[dict[type[Command], tuple[Check, ...]]] = {
@@ -199,10 +212,12 @@ def _page_row(value: Any) -> Row | LeaseInfo:
     return _ROW(value) if type(value) is tuple and len(value) == len(Row._fields) else _LEASE(value)
 
 
-_REPLY = _record(
-    Reply, _one_of(protocol.Status), _maybe(_data), _integer, _maybe_integer, _flag, _integer, _several(_page_row),
+_REPLY: Final[tuple[Check, ...]] = (
+    _one_of(protocol.Status), _maybe(_data), _integer, _maybe_integer, _flag, _integer, _several(_page_row),
     _text, _maybe(_LEASE),
 )  # fmt: skip
+_DEFAULTS: Final = (None, *(Reply._field_defaults[field] for field in Reply._fields[1:]))
+"""Of a reply's fields; the status has none."""
 _NOTICE = _record(
     Notice, _text, _integer, _integer, _one_of(Patch), _maybe(_data), _maybe(_splice), _maybe_integer
 )  # fmt: skip
@@ -215,14 +230,44 @@ _WAKE = _record(Wake, _text, _text)
 def encode_message(message: Message) -> bytes:
     """A message of the core, without its `sender` and `to`, half of a small one: the connection tells."""
     number, get = _MESSAGE_NUMBERS[type(message)]
-    packed: bytes = msgpack.packb((number, *get(message)[2:]), default=_plain)
+    values = [number, *get(message)[2:]]
+    if type(message) is messages.Append:
+        values[-2:] = (
+            message.prev_index - message.commit,
+            [_short_entry(entry, message.term) for entry in message.entries],
+        )
+    for _ in range(_MAY_BE_ZERO.get(type(message), 0)):
+        if values[-1]:
+            break
+        values.pop()
+    packed: bytes = msgpack.packb(values, default=_plain)
     return packed
+
+
+def _short_entry(entry: Entry, term: int) -> bytes | tuple[Any, ...]:
+    if entry.term == term and entry.kind is EntryKind.COMMAND:
+        return entry.data
+    return entry.term, entry.kind, entry.data
 
 
 def decode_message(data: bytes, sender: str, to: str) -> Message:
     """What came over a connection with the node `sender` to this node, `to`. Raises `WireError`."""
     kind, shape, values = _kind(_unpacked(data), _MESSAGE_KINDS)
-    return kind(sender, to, *_fields(values, shape))
+    if len(values) < len(shape):
+        values += (0,) * min(len(shape) - len(values), _MAY_BE_ZERO.get(kind, 0))
+    checked = _fields(values, shape)
+    if kind is messages.Append:
+        term, before, _, behind, entries = checked
+        checked[-2:] = _number(before - behind), _whole_entries(entries, before + 1, term)
+    return kind(sender, to, *checked)
+
+
+def _whole_entries(entries: Sequence[bytes | list[Any]], first: int, term: int) -> tuple[Entry, ...]:
+    _number(first + len(entries))
+    return tuple(
+        Entry(index, term, EntryKind.COMMAND, entry) if isinstance(entry, bytes) else Entry(index, *entry)
+        for index, entry in enumerate(entries, first)
+    )
 
 
 def encode_commands(commands: Sequence[Command]) -> bytes:
@@ -236,12 +281,12 @@ def decode_commands(data: bytes) -> list[Command]:
 
 
 def encode_replies(replies: Iterable[Reply]) -> bytes:
-    return _packed(list(replies))
+    return _packed([_short_reply(reply) for reply in replies])
 
 
 def decode_replies(data: bytes) -> list[Reply]:
     """Raises `WireError`."""
-    return [_REPLY(item) for item in _list(data)]
+    return [_reply(item) for item in _list(data)]
 
 
 def encode_events(events: Iterable[Notice | Wake]) -> bytes:
@@ -254,10 +299,29 @@ def decode_events(data: bytes) -> list[Notice | Wake]:
     return [_WAKE(item) if type(item) is tuple and len(item) == short else _NOTICE(item) for item in _list(data)]
 
 
+def _short_reply(reply: Reply) -> tuple[Any, ...]:
+    end = len(reply)
+    while end > 1 and reply[end - 1] == _DEFAULTS[end - 1]:
+        end -= 1
+    return reply[:end]
+
+
+def _reply(value: Any) -> Reply:
+    if type(value) is not tuple or not 0 < len(value) <= len(_REPLY):
+        raise WireError(f"no reply: {value!r:.50}")
+    return Reply(*[check(item) for check, item in zip(_REPLY, value, strict=False)])
+
+
+def short_space(space: str) -> str | None:
+    return None if space == USUAL_SPACE else space
+
+
+def whole_space(short: str | None) -> str:
+    return USUAL_SPACE if short is None else short
+
+
 def _plain(value: object) -> object:
     """For what msgpack does not know."""
-    if type(value) is Entry:
-        return _entry_fields(value)
     if type(value) is Members:
         return value.encode()
     raise TypeError(f"{value!r:.50} has no place on the wire")
@@ -274,7 +338,7 @@ def _command(item: Any) -> Command:
     return kind(*_fields(values, shape))
 
 
-def _kind(item: Any, kinds: Sequence[tuple[type[T], tuple[Check, ...]]]) -> tuple[Callable[..., T], Any, Any]:
+def _kind(item: Any, kinds: Sequence[tuple[type[T], tuple[Check, ...]]]) -> tuple[type[T], Any, Any]:
     """Splits `(number, field ...)` into the kind, its shape and the fields."""
     if type(item) is not tuple or not item:
         raise WireError(f"not a kind and its fields: {item!r:.50}")

@@ -30,7 +30,8 @@ practice has shown to be needed. Its files can be read in this order:
 `sending`     What a follower is sent next, given its progress.
 `reading`     A linearizable read costs a round of heartbeats, and no entry (6.4): the commit index of a leader that
               has committed an entry of its term, and that a majority still followed after the read was asked for. Reads
-              that come together share a round; a follower forwards its reads.
+              that come together share a round; a follower forwards its reads, and of three voters needs no round:
+              that it asks in the leader's term makes the two a majority.
 `membership`  One server at a time (4.1), in force from the entry on, committed or not. A new node learns first, without
               a vote, and is promoted when it has caught up. A leader begins no change before it has committed an entry
               of its term, nor while another is under way.

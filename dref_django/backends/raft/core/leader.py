@@ -101,8 +101,8 @@ class Leader:
         self._count_commit()  # of fewer voters a smaller quorum may have what came before
         return index
 
-    def read(self, context: bytes) -> None:
-        self._reads.ask(None, context)
+    def read(self, context: bytes, witness: str = "") -> None:
+        self._reads.ask(context, witness)
         self.dirty = True
 
     def transfer(self, to: str | None) -> None:
@@ -249,8 +249,12 @@ class Leader:
     # Reads
 
     def _on_read_request(self, message: ReadRequest) -> None:
-        self._reads.ask(message.sender, message.number)
+        self._reads.ask_for(message.sender, message.number)
         self.dirty = True
+
+    def _is_quorum_with(self, peer: str) -> bool:
+        voters = self._replica.members.voters
+        return len({self._replica.node_id, peer} & voters) >= quorum(voters)
 
     def _confirm_reads(self) -> None:
         replica = self._replica
@@ -266,8 +270,10 @@ class Leader:
     def flush(self) -> None:
         self.dirty = False
         if self._reads.are_asked() and self._replica.log.commit >= self._term_start:
-            self._sender.heartbeats(self.progress, self._reads.begin_round())
-            self._confirm_reads()  # alone, this node is the quorum
+            self._reads.confirm_witnessed(self._is_quorum_with)
+            if self._reads.are_asked():
+                self._sender.heartbeats(self.progress, self._reads.begin_round())
+                self._confirm_reads()  # alone, this node is the quorum
         for peer, progress in self.progress.items():
             self._sender.replicate(peer, progress, self.now)
 

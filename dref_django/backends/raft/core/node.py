@@ -76,11 +76,22 @@ class Raft:
         """
         return self._replica.term, self._leader().propose_members(change)
 
-    def read(self, context: bytes) -> None:
+    @property
+    def term(self) -> int:
+        return self._replica.term
+
+    def read(self, context: bytes, witness: tuple[str, int] = ("", 0)) -> None:
         """Ask for a linearizable read. The context, unique among this node's open reads, comes back in `Ready.reads`
         with the index to wait for, or in `Ready.failed_reads`, the latter at most an election time-out (or the end
-        of leadership) later."""
-        self._replica.role.read(context)
+        of leadership) later.
+
+        `witness`: a node, and the term in which it was after the read had been asked of it. When that is this
+        leader's, it saves the question whether that node still follows."""
+        role, (node, term) = self._replica.role, witness
+        if isinstance(role, Leader) and term == self._replica.term:
+            role.read(context, node)
+        else:
+            role.read(context)
 
     def transfer(self, to: str | None = None) -> None:
         """Hand leadership to `to`, or to the most advanced voter. Meanwhile nothing can be proposed; after an election

@@ -1,8 +1,13 @@
-"""Reads without a log entry (ReadIndex, section 6.4): the commit index of a leader that proves to be one still."""
+"""Reads without a log entry (ReadIndex, section 6.4): the commit index of a leader that proves to be one still.
+
+That a node of the leader's term asks for a read proves as much as its answer to a heartbeat: after the read was asked
+for it had voted for nobody of a later term. Where the two of them are a quorum, of three voters, no round is needed.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +23,8 @@ class _Reader:
     """The follower that asked; None: this node itself."""
     context: bytes
     number: int
+    witness: str
+    """Was in the leader's term after the read had been asked for; "": nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +44,26 @@ class Reads:
         self._asked: list[_Reader] = []
         self._rounds: deque[_Round] = deque()
 
-    def ask(self, peer: str | None, context: bytes | int) -> None:
-        if isinstance(context, bytes):
-            self._asked.append(_Reader(peer, context, 0))
-        else:
-            self._asked.append(_Reader(peer, b"", context))
+    def ask(self, context: bytes, witness: str) -> None:
+        self._asked.append(_Reader(None, context, 0, witness))
+
+    def ask_for(self, peer: str, number: int) -> None:
+        self._asked.append(_Reader(peer, b"", number, peer))
 
     def are_asked(self) -> bool:
         return bool(self._asked)
 
     def are_open(self) -> bool:
         return bool(self._rounds)
+
+    def confirm_witnessed(self, is_quorum_with: Callable[[str], bool]) -> None:
+        """Of those asked, what needs no round. As `begin_round`, only after an entry of this term is committed."""
+        asked, self._asked = self._asked, []
+        for reader in asked:
+            if reader.witness and is_quorum_with(reader.witness):
+                self._answer(reader, self._replica.log.commit)
+            else:
+                self._asked.append(reader)
 
     def begin_round(self) -> int:
         """To be called only after an entry of this term is committed: only then is everything that earlier leaders
@@ -59,16 +75,17 @@ class Reads:
 
     def confirm(self, number: int) -> None:
         """A quorum answered this round of heartbeats or a later one."""
-        replica = self._replica
         while self._rounds and self._rounds[0].number <= number:
             confirmed = self._rounds.popleft()
             for reader in confirmed.readers:
-                if reader.peer is None:
-                    replica.reads.append(ReadState(reader.context, confirmed.index))
-                else:
-                    replica.early.append(
-                        ReadReply(replica.node_id, reader.peer, replica.term, reader.number, confirmed.index)
-                    )
+                self._answer(reader, confirmed.index)
+
+    def _answer(self, reader: _Reader, index: int) -> None:
+        replica = self._replica
+        if reader.peer is None:
+            replica.reads.append(ReadState(reader.context, index))
+        else:
+            replica.early.append(ReadReply(replica.node_id, reader.peer, replica.term, reader.number, index))
 
     def fail(self) -> None:
         """No longer the leader. Followers see that for themselves."""

@@ -71,6 +71,7 @@ class Follower:
         self.machine = machine
         self.raft = SimpleNamespace(term=3)
         self.asked: list[Ask] = []
+        self.mark: object = (7, 1000, b"")
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.catch_up: Callable[[], None] = lambda: None
 
@@ -78,7 +79,7 @@ class Follower:
         self.asked.append(question.ask)
         if question.ask is Ask.MARK:
             assert question.body[-1] == self.raft.term, "who asks confirms the leader of that term"
-        answered(Answer.DONE, msgpack.packb((7, 1000, b"")) if question.ask is Ask.MARK else b"whole")
+        answered(Answer.DONE, msgpack.packb(self.mark) if question.ask is Ask.MARK else b"whole")
 
     def after(self, index: int, callback: Callable[[], None]) -> None:
         assert index == 7
@@ -121,3 +122,17 @@ class TestFollower:
         follower.read("n")
         follower.catch_up()
         assert await follower.answer == b"whole", "by the leader's time it is over, in this node's log it is not"
+
+    @pytest.mark.parametrize("mark", [7, (7, 1000), ("7", 1000, b""), (7, None, b""), (7, 1000, "text")])
+    async def test_answers_once_when_a_mark_is_none(self, mark: object) -> None:
+        follower = Follower(machine(None))
+        follower.mark = mark
+        with pytest.raises(ValueError, match="no answer to a query"):
+            follower.read("n")
+        assert await follower.answer == b""
+
+    async def test_collects_no_more_looks_than_a_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(copies, "MAX_LOOKS", 0)
+        follower = Follower(machine(None))
+        follower.read("n")
+        assert await follower.answer == b"whole"

@@ -9,7 +9,8 @@ follower's term, so of three nodes no other has to be asked: who asks confirms.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
 import msgpack
 
@@ -22,6 +23,16 @@ WORTH: Final = 512
 """Bytes of an answer up to which it may as well travel."""
 PATIENCE: Final = 0.1
 """Seconds that a follower which is behind takes to catch up before it asks for the whole answer."""
+MAX_LOOKS: Final = 1000
+"""Looks that wait until this node has caught up, those given up included: a node that is stuck collects no more."""
+
+
+class Timer(Protocol):
+    def cancel(self) -> object: ...
+
+
+Later: TypeAlias = Callable[[float, Callable[[], object]], Timer]
+"""Calls back after so many seconds."""
 
 
 def mark(driver: Driver, answered: Answered) -> Answered:
@@ -39,9 +50,12 @@ def mark(driver: Driver, answered: Answered) -> Answered:
 class Copies:
     """The follower's end."""
 
-    def __init__(self, driver: Driver, relay: Relay) -> None:
+    def __init__(self, driver: Driver, relay: Relay, later: Later | None = None) -> None:
+        """`later`: in place of the running loop's clock."""
         self._driver = driver
         self._relay = relay
+        self.later: Later = later or asyncio.get_running_loop().call_later
+        self._looks = 0
 
     def ask(self, question: Question, answered: Answered) -> None:
         """A query, of the leader that this node follows."""
@@ -51,17 +65,31 @@ class Copies:
                 answered(answer, body)
                 return
             try:
-                index, now, found = msgpack.unpackb(body)
-            except (TypeError, msgpack.UnpackException) as error:
-                raise ValueError(f"no answer to a query: {error}") from error
+                index, now, found = _unpacked(body)
+            except ValueError:
+                answered(Answer.LATER, b"")
+                raise
             if found:
                 answered(Answer.DONE, found)
             else:
-                look = _Look(self, question, now, answered)
-                self._driver.after(index, look.look)
+                self._look_at(index, now, question, answered)
 
         marked = Question(Ask.MARK, (*question.body, self._driver.raft.term))
         self._relay.ask(self._driver.leader, marked, hear)
+
+    def _look_at(self, index: int, now: int, question: Question, answered: Answered) -> None:
+        """Wait for this index, for not too long."""
+        if self._looks >= MAX_LOOKS:
+            self.ask_whole(question, answered)
+            return
+        look = _Look(self, question, now, answered)
+        self._looks += 1
+
+        def is_there() -> None:
+            self._looks -= 1
+            look.look()
+
+        self._driver.after(index, is_there)
 
     def ask_whole(self, question: Question, answered: Answered) -> None:
         self._relay.ask(self._driver.leader, question, answered)
@@ -77,6 +105,17 @@ class Copies:
         return encode_replies(machine.query(space, commands, given))
 
 
+def _unpacked(body: bytes) -> tuple[int, int, bytes]:
+    """Index, time, and the answer if it came along. Raises ValueError."""
+    try:
+        index, now, found = msgpack.unpackb(body)
+    except (TypeError, ValueError, msgpack.UnpackException) as error:
+        raise ValueError(f"no answer to a query: {error}") from error
+    if type(index) is not int or type(now) is not int or type(found) is not bytes:
+        raise ValueError("no answer to a query: neither where to find it nor what was found")
+    return index, now, found
+
+
 class _Look:
     """One look at the copy, when it is far enough, or the whole answer from the leader when that takes too long."""
 
@@ -86,7 +125,7 @@ class _Look:
         self._now = now
         self._answered = answered
         self._is_over = False
-        self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._ask_whole)
+        self._timer = copies.later(PATIENCE, self._ask_whole)
 
     def look(self) -> None:
         if self._is_over:

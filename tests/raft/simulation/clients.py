@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dref_django.backends.raft.copies import PATIENCE as COPIES_PATIENCE
 from tests.linearizability import Operation
 
 from .host import LOST
@@ -34,6 +35,7 @@ class Client:
         self._attempts = 0
         self._most_attempts = 0
         self._called = 0
+        self._of_node = False
         self._open: Command | None = None
 
     def start(self) -> None:
@@ -49,11 +51,13 @@ class Client:
             return
         world, random = self._world, self._world.random
         self._number += 1
+        self._of_node = False
         client = f"{self.name}.{self._session}"
         roll = random.random()
         if random.random() < self._reads:
+            self._of_node = random.random() < world.scenario.copies
             # Any node answers a read, and most of all those should be asked that take themselves for leaders.
-            self._target = random.choice([host.name for host in world.hosts.values() if host.leads] or [*world.hosts])
+            self._target = random.choice(self._preferred() or [*world.hosts])
             command = Command(client, self._number, "read", random.choice((COUNTER, REGISTER)), ())
         elif roll < 0.6:
             command = Command(client, self._number, "add", COUNTER, (1 + random.randrange(9),))
@@ -67,6 +71,11 @@ class Client:
         self._most_attempts = ATTEMPTS if random.random() < IMPATIENT else 1000
         self._send(command)
 
+    def _preferred(self) -> list[str]:
+        """Nodes that take themselves for leaders; for a copy those that follow one."""
+        hosts = self._world.hosts.values()
+        return [host.name for host in hosts if host.leader and host.leads is not self._of_node]
+
     def _send(self, command: Command) -> None:
         """One attempt. Its answer may overtake that of an earlier attempt: the first one counts."""
         if self._open is not command:
@@ -77,7 +86,7 @@ class Client:
         self._attempts += 1
         world = self._world
         host = world.hosts[self._target if self._target in world.hosts else world.random.choice(list(world.hosts))]
-        attempt = self._attempts
+        attempt, of_node = self._attempts, self._of_node
 
         def answer(result: Any) -> None:
             world.after(world.random.uniform(0, 5), None, lambda: self._on_answer(command, attempt, result))
@@ -86,11 +95,12 @@ class Client:
             if host.paused_until > world.now:
                 world.after(host.paused_until - world.now, None, ask)
             elif command.op == "read":
-                host.read(command.key, answer)
+                (host.read_as_node if of_node else host.read)(command.key, answer)
             else:
                 host.write(command, answer)
 
-        world.after(PATIENCE, None, lambda: self._on_silence(command, attempt))
+        patience = max(PATIENCE, 1.2 * COPIES_PATIENCE * world.scenario.units_per_second) if of_node else PATIENCE
+        world.after(patience, None, lambda: self._on_silence(command, attempt))
         ask()
 
     def _on_answer(self, command: Command, attempt: int, result: Any) -> None:
@@ -106,10 +116,10 @@ class Client:
             self._elsewhere(command)
 
     def _elsewhere(self, command: Command) -> None:
-        """Mostly ask whoever seems to lead, sometimes anyone."""
+        """Mostly ask whoever seems to lead (or for a copy: to follow), sometimes anyone."""
         world = self._world
-        leaders = [host.name for host in world.hosts.values() if host.leads]
-        names = leaders if leaders and world.random.random() < 0.8 else list(world.hosts)
+        wanted = self._preferred()
+        names = wanted if wanted and world.random.random() < 0.8 else list(world.hosts)
         self._target = world.random.choice(names)
         world.after(world.random.uniform(0, 20), None, lambda: self._send(command))
 

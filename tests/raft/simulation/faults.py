@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,10 @@ class Scenario:
     faults: tuple[str, ...]
     max_batch_bytes: int
     max_inflight: int
+    copies: float
+    """The share of the reads that are asked as of a node, most of them of followers; the others ask the core."""
+    units_per_second: float
+    """How long a second of the copies' patience is; an election time-out takes 40 units and more."""
 
     @classmethod
     def draw(cls, random: Random) -> Scenario:
@@ -64,6 +69,8 @@ class Scenario:
             faults=tuple(kinds or ["crash"]),
             max_batch_bytes=random.choice((1, 160)),
             max_inflight=random.choice((1, 4)),
+            copies=random.choice((0.3, 0.7, 0.9)),
+            units_per_second=random.choice((100.0, 1000.0, 5000.0)),
         )
 
 
@@ -73,6 +80,7 @@ class Nemesis:
         self._random = world.random
         self.is_stopped = False
         self._is_lying_in_wait = False
+        self._is_waylaying = False
 
     def start(self) -> None:
         if not self.is_stopped:
@@ -87,9 +95,10 @@ class Nemesis:
     def stop(self) -> None:
         """Everything works again."""
         self.is_stopped = True
-        self._is_lying_in_wait = False
+        self._is_lying_in_wait = self._is_waylaying = False
         self._world.note("faults stop")
         self._world.blocked.clear()
+        self._world.jammed.clear()
         for host in self._world.hosts.values():
             host.paused_until, host.disk_slowness = 0.0, 1.0
             host.restart()
@@ -180,6 +189,33 @@ class Nemesis:
         if host.is_running and host.life == life and not self.is_stopped:
             self._crash_one(host)
 
+    def _waylay(self) -> None:
+        """The next follower that asks how far to wait will wait for long, or its leader and it are alone."""
+        self._is_waylaying = True
+
+    def asked(self, follower: str, leader: Host) -> None:
+        """A follower asks for a mark. The answer comes back over this connection, the log over another one."""
+        if not self._is_waylaying:
+            return
+        self._is_waylaying = False
+        world, random = self._world, self._random
+        if random.random() < 0.3:
+            pair = {leader.name, follower}
+            self._block({(a, b) for a in world.hosts for b in world.hosts if (a in pair) != (b in pair)})
+            until = world.now + random.choice((0.0, 100.0, 200.0))
+            for name in pair:
+                world.hosts[name].paused_until = until
+            return
+        world.note(f"{leader.name} cannot send its log to {follower}")
+        world.jammed.add((leader.name, follower))
+        world.after(random.uniform(30, 90), None, partial(world.jammed.discard, (leader.name, follower)))
+        if random.random() < 0.6:
+            for other in self._running():
+                if other.name != follower:
+                    world.after(random.uniform(20, 60), other, partial(other.compact, keep=0))
+        if random.random() < 0.6:
+            world.after(random.uniform(10, 60), None, partial(self._crash_in, leader, leader.life))
+
     def _echo(self, host: Host) -> None:
         """The network still has copies of what was sent to this node earlier, in other terms maybe."""
         kept = [message for message in self._world.echoes if message.to == host.name]
@@ -253,6 +289,7 @@ KINDS: dict[str, Callable[[Nemesis], None]] = {
     "crash": Nemesis._crash,
     "crash all": Nemesis._crash_all,
     "lie in wait": Nemesis._lie_in_wait,
+    "waylay": Nemesis._waylay,
     "pause": Nemesis._pause,
     "clock jump": Nemesis._clock_jump,
     "slow disk": Nemesis._slow_disk,

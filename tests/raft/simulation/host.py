@@ -6,10 +6,13 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dref_django.backends.raft import calls
 from dref_django.backends.raft.core import Config, EntryKind, Message, NotLeader, Raft, Ready, Role
+from dref_django.backends.raft.wire import decode_commands, encode_replies
 
 from .disk import Disk
 from .machine import Command, Machine
+from .questions import Frame, Questions
 
 if TYPE_CHECKING:
     from .world import World
@@ -30,6 +33,11 @@ class Waiter(NamedTuple):
     answer: Answer
 
 
+class Read(NamedTuple):
+    look: Callable[[], None]
+    fail: Callable[[], None]
+
+
 class Host:
     def __init__(self, world: World, name: str, disk: Disk) -> None:
         self.name = name
@@ -44,18 +52,24 @@ class Host:
         self.disk_slowness = 1.0
         self.leads = False
         """As far as this node has made known."""
+        self.leader = ""
+        self.installs = 0
+        """Snapshots received."""
+        self.units_per_second = world.scenario.units_per_second
         self.paused_until = 0.0
         self._world = world
         self._inflight: Ready | None = None
         self._writes: dict[int, Waiter] = {}
-        self._reads: dict[bytes, tuple[str, Answer]] = {}
-        self._confirmed: list[tuple[int, bytes]] = []
+        self._reads: dict[bytes, Read] = {}
+        self._later: list[tuple[int, Callable[[], None]]] = []
+        self._questions = Questions(world, self)
 
     def start(self) -> None:
         contents = self.disk.durable
         self.life += 1
         self.machine = Machine(contents.snapshot.data if contents.snapshot else None)
         self.applied = contents.snapshot.index if contents.snapshot else 0
+        self._questions = Questions(self._world, self)
         self.raft = Raft(
             self._config(),
             hard_state=contents.hard_state,
@@ -84,14 +98,15 @@ class Host:
 
     def crash(self) -> bool:
         """Returns whether a write was torn apart."""
-        waiting = [waiter.answer for waiter in self._writes.values()]
-        waiting += [answer for _, answer in self._reads.values()]
+        writes, reads = list(self._writes.values()), list(self._reads.values())
         self.raft = self._inflight = None
-        self.leads = False
+        self.leads, self.leader = False, ""
         self.paused_until = 0.0
-        self._writes, self._reads, self._confirmed = {}, {}, []
-        for answer in waiting:
-            answer(LOST)
+        self._writes, self._reads, self._later = {}, {}, []
+        for write in writes:
+            write.answer(LOST)
+        for read in reads:
+            read.fail()
         return self.disk.crash(self._world.random)
 
     @property
@@ -114,8 +129,12 @@ class Host:
                 self.raft.tick()
             self._pump()
 
-    def receive(self, message: Message) -> None:
-        if self.raft:
+    def receive(self, message: Message | Frame) -> None:
+        if self.raft is None:
+            return
+        if isinstance(message, Frame):
+            self._questions.hear(message)
+        else:
             self.raft.step(message)
             self._pump()
 
@@ -138,13 +157,37 @@ class Host:
             self._writes.pop(index).answer(LOST)
 
     def read(self, key: str, answer: Answer) -> None:
+        """Whatever the role of this node: the core asks the leader for the index."""
+        self._confirm(Read(lambda: answer(self.machine.values.get(key)), lambda: answer(LOST)))
+
+    def read_as_node(self, key: str, answer: Answer) -> None:
+        """As a node answers its clients: a follower looks at its own copy."""
         if self.raft is None:
             answer(LOST)
+        else:
+            self._questions.read(key, answer, lambda: answer(LOST))
+
+    def query(self, commands: bytes, answered: calls.Answered, witness: tuple[str, int] = ("", 0)) -> None:
+        """As the driver of a leader does."""
+
+        def look() -> None:
+            answered(calls.Answer.DONE, encode_replies(self.machine.query("", decode_commands(commands), 0)))
+
+        self._confirm(Read(look, lambda: answered(calls.Answer.LATER, b"")), witness)
+
+    def _confirm(self, read: Read, witness: tuple[str, int] = ("", 0)) -> None:
+        if self.raft is None:
+            read.fail()
             return
         context = str(self._world.count()).encode()
-        self._reads[context] = (key, answer)
-        self.raft.read(context)
+        self._reads[context] = read
+        self.raft.read(context, witness)
         self._pump()
+
+    def after(self, index: int, callback: Callable[[], None]) -> None:
+        """Calls back once so much is applied."""
+        self._later.append((index, callback))
+        self._serve()
 
     def ask(self, request: Callable[[Raft], object]) -> None:
         """Anything else that the core can be asked, by whoever runs the cluster."""
@@ -171,7 +214,8 @@ class Host:
             world = self._world
             if ready.role is Role.LEADER and not self.leads:
                 world.nemesis.elected(self)
-            self.leads = ready.role is Role.LEADER
+            self.leads, self.leader = ready.role is Role.LEADER, ready.leader or ""
+            self._questions.follow(self.leader, ready.term)
             world.trace(self, ready)
             world.checkers.ready(self.name, ready, self.disk.written)
             world.send(ready.early_messages)
@@ -200,14 +244,15 @@ class Host:
         if ready.snapshot:
             world.checkers.state(self.name, ready.snapshot)
             self.machine, self.applied = Machine(ready.snapshot.data), ready.snapshot.index
+            self.installs += 1
             for waiter in self._writes.values():
                 waiter.answer(LOST)
             self._writes.clear()
         self._apply(ready)
         raft.advance(ready)
-        self._confirmed += [(each.index, each.context) for each in ready.reads]
+        self._later += [(each.index, self._reads.pop(each.context).look) for each in ready.reads]
         for context in ready.failed_reads:
-            self._answer_read(context, failed=True)
+            self._reads.pop(context).fail()
         self._serve()
 
     def _apply(self, ready: Ready) -> None:
@@ -225,13 +270,8 @@ class Host:
                 waiter.answer(result if waiter.term == entry.term else LOST)
 
     def _serve(self) -> None:
-        waiting, self._confirmed = self._confirmed, []
-        for index, context in waiting:
-            if index <= self.applied:
-                self._answer_read(context)
-            else:
-                self._confirmed.append((index, context))
-
-    def _answer_read(self, context: bytes, *, failed: bool = False) -> None:
-        key, answer = self._reads.pop(context)
-        answer(LOST if failed else self.machine.values.get(key))
+        waiting, self._later = self._later, []
+        there = [callback for index, callback in waiting if index <= self.applied]
+        self._later = [(index, callback) for index, callback in waiting if index > self.applied]
+        for callback in there:
+            callback()

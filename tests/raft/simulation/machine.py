@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgpack
+
+from dref_django import protocol
+from dref_django.backends.raft.copies import WORTH
 
 
 class Command(NamedTuple):
@@ -33,6 +37,20 @@ class Machine:
             values, answers = msgpack.unpackb(data)
             self.values = values
             self.answers = {client: (number, answer) for client, (number, answer) in answers.items()}
+
+    # As the real machine, where copies read it
+
+    now = 0
+
+    def turns(self, space: str, commands: Sequence[protocol.Command], now: int) -> bool:
+        """Nothing runs out here."""
+        return False
+
+    def query(self, space: str, commands: Sequence[protocol.Command], now: int) -> list[protocol.Reply]:
+        """Reads. What is there is large."""
+        found = [self.values.get(command.name) for command in commands if isinstance(command, protocol.Read)]
+        large = [None if value is None else b"%*d" % (WORTH, value) for value in found]
+        return [protocol.Reply(protocol.Status.APPLIED, data) for data in large]
 
     def snapshot(self) -> bytes:
         """The same bytes on every node: what is in a dict of the same history was put there in the same order."""

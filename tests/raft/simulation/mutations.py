@@ -1,14 +1,18 @@
-"""Cores that are wrong on purpose, each in a way that was seen in the wild: the checkers have to find out."""
+"""Cores and copies that are wrong on purpose, in ways seen in the wild or plausible: the checkers have to find out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import patch
 
+from dref_django.backends.raft.calls import Answer, Answered, Question
+from dref_django.backends.raft.copies import Copies, _Look
 from dref_django.backends.raft.core import (
     Append,
     AppendReply,
@@ -26,9 +30,11 @@ from dref_django.backends.raft.core.leader import Leader
 from dref_django.backends.raft.core.membership import changed
 from dref_django.backends.raft.core.replica import Replica
 from dref_django.backends.raft.core.sending import Sender
+from dref_django.backends.raft.wire import decode_commands, encode_replies
 
 from .checkers import Violation
 from .faults import Scenario
+from .host import Host
 from .world import World
 
 Patches = list[tuple[type, str, Callable[..., Any]]]
@@ -159,6 +165,78 @@ def _changes_members_before_the_last_change_is_done() -> Patches:
     return [(Leader, "propose_members", propose_members)]
 
 
+def _looks_without_waiting() -> Patches:
+    """A follower takes its copy for new enough as soon as the leader has answered."""
+    original = Copies._look_at
+
+    def look_at(self: Copies, index: int, *rest: Any) -> None:
+        original(self, 0, *rest)
+
+    return [(Copies, "_look_at", look_at)]
+
+
+def _waits_for_its_own_commit_index() -> Patches:
+    """A follower takes the commit index that it knows of for the cluster's, and asks nobody."""
+
+    def ask(self: Copies, question: Question, answered: Answered) -> None:
+        self._look_at(self._driver.raft.status().commit, 0, question, answered)
+
+    return [(Copies, "ask", ask)]
+
+
+def _marks_without_a_quorum() -> Patches:
+    """A leader gives a mark because it believes to lead."""
+
+    def query(self: Host, commands: bytes, answered: Answered, witness: tuple[str, int] = ("", 0)) -> None:
+        answered(Answer.DONE, encode_replies(self.machine.query("", decode_commands(commands), 0)))
+
+    return [(Host, "query", query)]
+
+
+def _takes_one_witness_for_a_quorum() -> Patches:
+    """A leader confirms at once what a node of its term asks, although the two are no majority."""
+    return [(Leader, "_is_quorum_with", lambda self, peer: True)]
+
+
+def _shares_the_mark_of_an_earlier_read() -> Patches:
+    """A read takes the mark that an earlier one has asked for and not yet got: it may be of before this read."""
+    original = Copies._look_at, Copies.ask
+    waiting: dict[Copies, list[tuple[Question, Answered]]] = {}
+
+    def ask(self: Copies, question: Question, answered: Answered) -> None:
+        def hear(answer: Answer, body: bytes) -> None:
+            waiting.pop(self, None)
+            answered(answer, body)
+
+        if self in waiting:
+            waiting[self].append((question, answered))
+        else:
+            waiting[self] = []
+            original[1](self, question, hear)
+
+    def look_at(self: Copies, index: int, now: int, question: Question, answered: Answered) -> None:
+        shared = [(question, answered), *waiting.pop(self, [])]
+        for each in shared:
+            original[0](self, index, now, *each)
+
+    return [(Copies, "ask", ask), (Copies, "_look_at", look_at)]
+
+
+def _looks_at_the_machine_of_the_mark() -> Patches:
+    """A look goes on with the state machine that a snapshot has replaced meanwhile."""
+    original = _Look.__init__, Copies.find
+
+    def init(self: _Look, copies: Copies, *rest: Any) -> None:
+        original[0](self, copies, *rest)
+        driver = SimpleNamespace(machine=copies._driver.machine)
+        self._copies = cast(
+            Copies, SimpleNamespace(find=partial(original[1], cast(Copies, SimpleNamespace(_driver=driver))))
+        )
+        self._copies.ask_whole = copies.ask_whole  # type: ignore[method-assign]
+
+    return [(_Look, "__init__", init)]
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     patches: Callable[[], Patches]
@@ -167,6 +245,8 @@ class Mutation:
 
 
 DYING_LEADERS = {"faults": ("lie in wait",), "fault_every": 20.0, "fast_syncs": 0.8, "think": 5.0}
+COPIES = {"copies": 1.0, "think": 5.0, "units_per_second": 5000.0}
+CUT_LEADERS = {"faults": ("pause", "partition", "one way"), "fault_every": 30.0, "drift": 3.0}
 MUTATIONS = {
     "votes twice": Mutation(_votes_twice, {"nodes": 5}),
     "skips the fsync": Mutation(_skips_the_fsync, {"nodes": 3}),
@@ -206,6 +286,25 @@ MUTATIONS = {
         {"nodes": 4, "faults": ("change members", "change members", "partition"), "fault_every": 10.0},
     ),
     "commits what does not match": Mutation(_commits_what_does_not_match, {"nodes": 3}),
+    "looks without waiting": Mutation(_looks_without_waiting, {"nodes": 3, **COPIES}),
+    "waits for its own commit index": Mutation(_waits_for_its_own_commit_index, {"nodes": 3, **COPIES}),
+    "marks without a quorum": Mutation(_marks_without_a_quorum, {"nodes": 5, **COPIES, **CUT_LEADERS}),
+    "takes one witness for a quorum": Mutation(
+        _takes_one_witness_for_a_quorum,
+        {
+            "nodes": 5,
+            "faults": ("waylay",),
+            "fault_every": 30.0,
+            "drift": 3.0,
+            "copies": 1.0,
+            "think": 5.0,
+            "units_per_second": 100.0,
+        },
+    ),
+    "shares the mark of an earlier read": Mutation(_shares_the_mark_of_an_earlier_read, {"nodes": 3, **COPIES}),
+    "looks at the machine of the mark": Mutation(
+        _looks_at_the_machine_of_the_mark, {"nodes": 3, **COPIES, "faults": ("waylay", "compact"), "fault_every": 20.0}
+    ),
 }
 
 

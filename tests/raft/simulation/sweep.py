@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from .checkers import Violation
+from .questions import INSTALLED, LEADER_CHANGED, READ, WAITED
 from .world import World
 
 FLOORS = {
@@ -15,8 +16,15 @@ FLOORS = {
     "snapshots installed": 0.15,
     "membership changes": 0.2,
     "torn writes": 0.5,
+    READ: 0.5,
+    WAITED: 0.2,
+    LEADER_CHANGED: 0.004,
+    INSTALLED: 0.004,
 }
 """The share of the seeds that has to meet this, or the runs prove less than they seem to."""
+
+COUNTED = (READ, WAITED, LEADER_CHANGED, INSTALLED)
+"""Reads, which are worth a number of their own beside that of the seeds that met them."""
 
 
 def sweep(seeds: Iterable[int]) -> Counter[str]:
@@ -30,6 +38,7 @@ def sweep(seeds: Iterable[int]) -> Counter[str]:
             raise Violation(f"seed {seed}: {error}\nagain: {again}") from error
         met["seeds"] += 1
         met.update(name for name, times in happened.items() if times)
+        met.update({f"{name}, times": happened[name] for name in COUNTED})
     return met
 
 
@@ -43,4 +52,6 @@ def missed(met: Counter[str]) -> dict[str, str]:
 
 
 def report(met: Counter[str]) -> str:
-    return f"{met['seeds']} seeds; with " + ", ".join(f"{name}: {met[name]}" for name in FLOORS)
+    seeds = ", ".join(f"{name}: {met[name]}" for name in FLOORS)
+    times = ", ".join(f"{name}: {met[f'{name}, times']}" for name in COUNTED)
+    return f"{met['seeds']} seeds; with {seeds}; in all {times}"

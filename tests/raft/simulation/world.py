@@ -14,6 +14,7 @@ from .clients import Client
 from .disk import Disk, Write
 from .faults import Nemesis, Scenario
 from .host import Host
+from .questions import Frame
 
 FAULTY_EVENTS = 2000
 """Events of the part of a run in which faults happen."""
@@ -35,6 +36,8 @@ class World:
         self.last_written = 0
         self.blocked: set[tuple[str, str]] = set()
         """Links from one node to another that carry nothing."""
+        self.jammed: set[tuple[str, str]] = set()
+        """Links that carry no messages of the core."""
         self.echoes: deque[Message] = deque(maxlen=ECHOED)
         self.scenario = scenario or Scenario.draw(self.random)
         self.hosts: dict[str, Host] = {}
@@ -78,12 +81,15 @@ class World:
             self.checkers.sent(message)
             self._send(message)
 
-    def _send(self, message: Message) -> None:
+    def send_frame(self, frame: Frame) -> None:
+        self._send(frame)
+
+    def _send(self, message: Message | Frame) -> None:
         random, scenario = self.random, self.scenario
         if isinstance(message, SnapshotChunk):
             self.seen["chunks"] += 1
-        to = self.hosts.get(message.to)
-        if to is None or (message.sender, message.to) in self.blocked:
+        to, link = self.hosts.get(message.to), (message.sender, message.to)
+        if to is None or link in self.blocked or (link in self.jammed and not isinstance(message, Frame)):
             return
         delay = 1 + random.random() * scenario.jitter
         if self.nemesis.is_stopped:
@@ -96,14 +102,14 @@ class World:
         if scenario.stragglers and random.random() < scenario.stragglers:
             delay += random.expovariate(1 / MEAN_STRAGGLER_DELAY)
         self.deliver_later(to, message, delay)
-        if scenario.echoes:
+        if scenario.echoes and not isinstance(message, Frame):
             self.echoes.append(message)
 
-    def deliver_later(self, to: Host, message: Message, delay: float) -> None:
+    def deliver_later(self, to: Host, message: Message | Frame, delay: float) -> None:
         """Also when the receiver is restarted meanwhile."""
         self.after(delay, None, lambda: self._deliver(to, message))
 
-    def _deliver(self, to: Host, message: Message) -> None:
+    def _deliver(self, to: Host, message: Message | Frame) -> None:
         if to.paused_until > self.now:
             self.after(to.paused_until - self.now, None, lambda: self._deliver(to, message))
         else:

@@ -45,7 +45,7 @@ def sweep(seeds: Iterable[int]) -> Counter[str]:
 def missed(met: Counter[str]) -> dict[str, str]:
     """What too few of the seeds met."""
     return {
-        name: f"{met[name]} of {met['seeds']} seeds, at least {floor:.0%} should"
+        name: f"{met[name]} of {met['seeds']} seeds, at least {floor:.1%} should"
         for name, floor in FLOORS.items()
         if met[name] < floor * met["seeds"]
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -36,9 +34,8 @@ class Waiter:
     """The other process waits; this one releases, and both say when."""
 
     def __init__(self, kind: str, servers: harness.Servers) -> None:
-        command = [sys.executable, "-m", "benchmarks.waiter", kind, servers.redis, servers.postgres]
         self._make = maker(kind, servers.redis)
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = harness.start("benchmarks.waiter", kind, servers.redis, servers.postgres)
         assert self._hear() == "ready"
 
     def _hear(self) -> str:

@@ -8,10 +8,14 @@ the best turns, which is what an idle machine would say.
 from __future__ import annotations
 
 import atexit
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlparse
 
 ROUNDS = 41
@@ -22,6 +26,19 @@ SECONDS = 0.1
 class Servers:
     redis: str
     postgres: str
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process that runs this module of the benchmarks, is told lines and answers lines."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
 
 
 def set_up(*apps: str) -> Servers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,22 +21,13 @@ def main() -> None:
     with psycopg.connect(servers.postgres, autocommit=True) as connection:
         connection.execute("CREATE TABLE bench_page (id bigint PRIMARY KEY, views bigint NOT NULL)")
         connection.execute("INSERT INTO bench_page VALUES (1, 0)")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.hot_counters", servers.redis, servers.postgres],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(PROCESSES)
-    ]
+    workers = [harness.start("benchmarks.hot_counters", servers.redis, servers.postgres) for _ in range(PROCESSES)]
 
     def all_processes(contender: str) -> float:
         """Increments a second of all processes."""
         for worker in workers:
             assert worker.stdin is not None
             worker.stdin.write(f"{contender}\n")
-            worker.stdin.flush()
         return sum(float(worker.stdout.readline()) for worker in workers if worker.stdout is not None)
 
     harness.compare(

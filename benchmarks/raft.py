@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Self
 
 from benchmarks import harness
@@ -29,16 +26,7 @@ class Cluster:
         self.nodes = [self._start(number) for number in range(3)]
 
     def _start(self, number: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "benchmarks.raft_node", self._system, str(number), self._ports]
-        return subprocess.Popen(
-            [*command, self._directory.name],
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+        return harness.start("benchmarks.raft_node", self._system, str(number), self._ports, self._directory.name)
 
     def ask(self, number: int, line: str) -> Any:
         node = self.nodes[number]

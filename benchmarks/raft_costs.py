@@ -11,7 +11,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -95,15 +94,7 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.raft_costs", "node", json.dumps(self._options)],
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+        self._process = harness.start("benchmarks.raft_costs", "node", json.dumps(self._options))
 
     def told(self) -> dict[str, Any]:
         """The next line that it says."""

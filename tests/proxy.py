@@ -181,6 +181,11 @@ class TcpProxy:
         """How many connections are open now."""
         return len(self._connections)
 
+    @property
+    def robbed(self) -> int:
+        """How many of them have lost bytes in a black hole."""
+        return sum(connection.lost_bytes for connection in list(self._connections))
+
     def start(self) -> Self:
         self._thread.start()
         self._run_coroutine(self._listen())

@@ -16,10 +16,11 @@ import stat
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 from urllib.parse import quote
@@ -41,10 +42,21 @@ def janitor() -> Janitor:
     return created
 
 
+def own_ports() -> Iterator[int]:
+    """This process's share of the ports. Each comes again only after all the others: until then it stays with the
+    server that was given it, which may be down for a moment."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = list(PORTS[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) :: processes])
+    secrets.SystemRandom().shuffle(share)  # `random` is seeded alike in every run
+    return cycle(share)
+
+
+_ports = own_ports()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now; another process may still take it first."""
-    for _ in range(PORT_TRIES):
-        port = secrets.choice(PORTS)  # `random` is seeded alike in parallel test runs and would choose alike
+    """A port of 127.0.0.1 that nothing listens on now, and that no parallel process of this test run is given."""
+    for port in islice(_ports, PORT_TRIES):
         with closing(socket.socket()) as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))

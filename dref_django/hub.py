@@ -264,7 +264,8 @@ class Hub:
     # --- on the loop: the sink of the feed ----------------------------------------------------------------------
 
     def up(self, epoch: str) -> None:
-        moved = self._mirror.epoch not in ("", epoch)
+        began = self._mirror.epoch == ""
+        moved = not began and self._mirror.epoch != epoch
         if self._down_since:
             away = time.monotonic() - self._down_since
             told = "by another server, so values may go back" if moved else "changes meanwhile show as a gap"
@@ -275,7 +276,8 @@ class Hub:
             self.reconnects += 1
         self.trouble = ""
         self._mirror.epoch, self._is_up = epoch, True
-        self._rereader.doubt_all(missed=True, moved=moved)
+        self._rereader.doubt_all(missed=True, moved=moved, prefixes=not began)  # at first each reader's snapshot does
+        self._topics.up()
         for waker in list(self._wakers.values()):
             waker.set()  # its wake may have been sent before we listened
 
@@ -286,6 +288,7 @@ class Hub:
             extra = {"dref_event": "disconnected", "dref_alias": alias}
             logger.warning("dref: back end %r lost its listener: %s", alias, reason, extra=extra)
         self._is_up, self.status, self.trouble = False, FeedStatus.STALE, reason
+        self._topics.down()
 
     def _on_settled(self) -> None:
         if self._is_up:

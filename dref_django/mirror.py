@@ -131,10 +131,10 @@ class Mirror:
 
     # --- moving -------------------------------------------------------------------------------------------------
 
-    def begin(self, cell: Cell, version: int, data: Data | None, left: int | None) -> None:
+    def begin(self, cell: Cell, version: int, data: Data | None, left: int | None, *, skipped: bool = False) -> None:
         """The first that is known of a cell, then what was noticed while it was being read."""
         held, cell.held = sorted(cell.held.values(), key=lambda notice: notice.version), {}
-        self.move(cell, version, data, left)
+        self.move(cell, version, data, left, skipped=skipped)
         for notice in held:
             self._take(cell, notice)
 
@@ -170,7 +170,7 @@ class Mirror:
                 continue  # to a prefix, a name that is absent is nothing new
             else:
                 told = change
-            reader.push(told._replace(gap=True) if skipped and reader.every else told)
+            reader.push(told._replace(gap=True) if skipped and reader.every and not told.first else told)
         cell.let_go()
 
     def set_near(self, cell: Cell, left: int | None, *, force: bool = False) -> None:

@@ -46,11 +46,13 @@ class Rereader:
         self._doubts[name] = doubt if before is None else before.with_(doubt)
         self._work.set()
 
-    def doubt_all(self, *, missed: bool = False, moved: bool = False) -> None:
-        """Everything that is watched is compared. `missed`: what is newer was missed; `moved`: the epoch is another."""
+    def doubt_all(self, *, missed: bool = False, moved: bool = False, prefixes: bool = True) -> None:
+        """Everything that is watched is compared. `missed`: what is newer was missed; `moved`: the epoch is another;
+        `prefixes`: names that nobody has heard of are looked for, too."""
         for cell in self.mirror.cells.values():
             self.doubt(cell.name, Doubt(gap=missed and cell.known, fresh=moved))
-        self._prefixes.update(self.mirror.prefixes)
+        if prefixes:
+            self._prefixes.update(self.mirror.prefixes)
         self._work.set()
 
     async def run(self) -> None:
@@ -171,7 +173,7 @@ class Rereader:
             cell = self.mirror.cells[row.name] = Cell(row.name)
             cell.heard = True
         if not cell.known:
-            self.mirror.begin(cell, row.version, row.data, row.left)
+            self.mirror.begin(cell, row.version, row.data, row.left, skipped=row.version > 1)
         elif row.version != cell.version:
             self.doubt(row.name, Doubt())
 

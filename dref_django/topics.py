@@ -29,6 +29,7 @@ class Topics:
         self._to_drop: set[Topic] = set()
         self._asked: set[Topic] = set()  # of the feed, perhaps not confirmed yet
         self._confirmed: set[Topic] = set()
+        self._is_up = False
         self._waiting: dict[Topic, list[asyncio.Future[None]]] = {}
         self._work = asyncio.Event()
 
@@ -50,10 +51,19 @@ class Topics:
 
     async def confirmed(self, topic: Topic) -> None:
         """Returns when what changes from now on is noticed, or when nobody wants the topic any more."""
-        if topic not in self._confirmed:
+        if topic not in self._confirmed or not self._is_up:
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(topic, []).append(waiting)
             await waiting
+
+    def up(self) -> None:
+        """The feed is connected: what it confirmed while it was not counts from now on."""
+        self._is_up = True
+        for topic in self._confirmed.intersection(self._waiting):
+            self._go_on(topic)
+
+    def down(self) -> None:
+        self._is_up = False
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -82,7 +92,8 @@ class Topics:
         self._confirmed |= batch
         for topic in batch:
             self._on_confirmed(topic)
-            self._go_on(topic)
+            if self._is_up:
+                self._go_on(topic)
 
     async def _drop(self) -> None:
         batch, self._to_drop = self._to_drop, set()

@@ -227,6 +227,26 @@ class TestLostConnections:
         assert found["shop.old"].deleted
         assert found["shop.old"].gap
 
+    def test_prefix_that_is_watched_during_an_outage_waits_for_its_end(self, line: ScriptedBackend) -> None:
+        line.params = line.params.__class__(timeout=0.05, heartbeat=3600.0)
+        changes(Counter("n"))
+        line.cut()
+        with pytest.raises(Unavailable, match="cannot be watched"):
+            watch("shop.*").__enter__()
+        line.restore()
+        Counter("shop.a").set(1)
+        with watch("shop.*", timeout=PATIENCE) as stream:
+            assert next(stream).value == 1
+
+    def test_changes_before_a_name_was_found_are_a_gap_for_who_wants_every_change(self, line: ScriptedBackend) -> None:
+        with watch("shop.*", every=True, timeout=PATIENCE) as stream:
+            line.cut()
+            Counter("shop.a").set(1)
+            Counter("shop.a").set(2)
+            line.restore()
+            change = next(stream)
+            assert (change.value, change.gap) == (2, True)
+
     def test_lost_hint_is_found_by_the_heartbeat(self, beating: ScriptedBackend) -> None:
         counter = Counter("n")
         stream = changes(counter)

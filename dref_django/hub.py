@@ -51,7 +51,6 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
-        self._is_up = False
         self._down_since = 0.0
         self.trouble = ""
         """Why the listener is away; "" while it is there, or has not been asked for."""
@@ -215,7 +214,7 @@ class Hub:
     def _on_confirmed(self, topic: Topic) -> None:
         if not topic.is_prefix and (cell := self.cells.get(topic.text)) is not None:
             cell.heard = True
-            if self._is_up:  # else the first `up` does it
+            if self._topics.is_up:  # else the next `up` does it
                 self._rereader.doubt(cell.name, Doubt())
 
     def _join_prefix(self, reader: Reader, prefix: str) -> None:
@@ -275,23 +274,23 @@ class Hub:
             self._down_since = 0.0
             self.reconnects += 1
         self.trouble = ""
-        self._mirror.epoch, self._is_up = epoch, True
+        self._mirror.epoch = epoch
         self._rereader.doubt_all(missed=True, moved=moved, prefixes=not began)  # at first each reader's snapshot does
         self._topics.up()
         for waker in list(self._wakers.values()):
             waker.set()  # its wake may have been sent before we listened
 
     def down(self, reason: str) -> None:
-        if self._is_up:
+        if self._topics.is_up:
             self._down_since = time.monotonic()
             alias = self.backend.params.alias
             extra = {"dref_event": "disconnected", "dref_alias": alias}
             logger.warning("dref: back end %r lost its listener: %s", alias, reason, extra=extra)
-        self._is_up, self.status, self.trouble = False, FeedStatus.STALE, reason
+        self.status, self.trouble = FeedStatus.STALE, reason
         self._topics.down()
 
     def _on_settled(self) -> None:
-        if self._is_up:
+        if self._topics.is_up:
             self.status = FeedStatus.READY
 
     def notice(self, notices: Sequence[Notice]) -> None:

@@ -23,13 +23,14 @@ class Topics:
     """On the background loop. A topic is asked for until it is let go; asking twice is asking once."""
 
     def __init__(self, feed: Feed, on_confirmed: Callable[[Topic], None]) -> None:
+        self.is_up = False
+        """Whether the feed is connected."""
         self._feed = feed
         self._on_confirmed = on_confirmed
         self._to_add: set[Topic] = set()
         self._to_drop: set[Topic] = set()
         self._asked: set[Topic] = set()  # of the feed, perhaps not confirmed yet
         self._confirmed: set[Topic] = set()
-        self._is_up = False
         self._waiting: dict[Topic, list[asyncio.Future[None]]] = {}
         self._work = asyncio.Event()
 
@@ -50,20 +51,25 @@ class Topics:
         return topic in self._confirmed
 
     async def confirmed(self, topic: Topic) -> None:
-        """Returns when what changes from now on is noticed, or when nobody wants the topic any more."""
-        if topic not in self._confirmed or not self._is_up:
+        """Returns when what changes from now on is noticed, or when nobody wants the topic any more.
+
+        Of a name it may be noticed only after the next `up`, with which all names are read."""
+        if not self._counts(topic):
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(topic, []).append(waiting)
             await waiting
 
     def up(self) -> None:
-        """The feed is connected: what it confirmed while it was not counts from now on."""
-        self._is_up = True
-        for topic in self._confirmed.intersection(self._waiting):
+        self.is_up = True
+        for topic in filter(self._counts, list(self._waiting)):
             self._go_on(topic)
 
     def down(self) -> None:
-        self._is_up = False
+        self.is_up = False
+
+    def _counts(self, topic: Topic) -> bool:
+        """Whether the confirmation is there. A prefix is looked through once it is, so it must hold from then on."""
+        return topic in self._confirmed and (self.is_up or not topic.is_prefix)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -92,7 +98,7 @@ class Topics:
         self._confirmed |= batch
         for topic in batch:
             self._on_confirmed(topic)
-            if self._is_up:
+            if self._counts(topic):
                 self._go_on(topic)
 
     async def _drop(self) -> None:

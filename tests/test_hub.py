@@ -238,6 +238,15 @@ class TestLostConnections:
         with watch("shop.*", timeout=PATIENCE) as stream:
             assert next(stream).value == 1
 
+    def test_name_that_is_known_is_shown_during_an_outage(self, line: ScriptedBackend) -> None:
+        counter = Counter("n")
+        counter.set(7)
+        first = changes(counter)
+        line.cut()
+        with counter.changes(timeout=PATIENCE) as second:
+            assert next(second).value == 7
+        assert first._pop() is None
+
     def test_changes_before_a_name_was_found_are_a_gap_for_who_wants_every_change(self, line: ScriptedBackend) -> None:
         with watch("shop.*", every=True, timeout=PATIENCE) as stream:
             line.cut()

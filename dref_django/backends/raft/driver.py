@@ -223,10 +223,13 @@ class Driver:
                     self._waiting[index + place] = term, proposal.answered
         if self._queries and self._leads:
             queries, self._queries = self._queries, []
-            for witness in dict.fromkeys(query.witness for query in queries):
+            by_witness: dict[Witness, list[Query]] = {}
+            for query in queries:
+                by_witness.setdefault(query.witness, []).append(query)
+            for witness, asked in by_witness.items():
                 self._contexts += 1
                 context = self._contexts.to_bytes(8, "big")
-                self._unconfirmed[context] = [query for query in queries if query.witness == witness]
+                self._unconfirmed[context] = asked
                 self.raft.read(context, witness)
 
     def _is_up_to_date(self) -> bool:

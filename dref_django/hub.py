@@ -117,8 +117,8 @@ class Hub:
 
     def expect_wake(self, owner: str) -> Waker:
         """A waker for the waiter `owner`; to be given back with `forget_wake`."""
+        waker = self._wakers[owner] = Waker()  # first: who is told that the listener is there must be known
         self.start()
-        waker = self._wakers[owner] = Waker()
         return waker
 
     def forget_wake(self, owner: str) -> None:

@@ -221,8 +221,6 @@ class RedisBackend(Backend):
             pools = list(self._node_pools.values())
         for pool in pools:
             pool.close()
-        if self._topology is not None:
-            self._topology.close()
         for loop, loop_pools in loops:
             with contextlib.suppress(RuntimeError):  # it has ended; one that does not run closes them when it ends
                 loop.call_soon_threadsafe(loop_pools.close_soon)

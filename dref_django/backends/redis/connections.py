@@ -44,7 +44,7 @@ def connection_arguments(server: Server, address: Address, timeout: float) -> di
     arguments = dict(server.arguments)
     if address is not None:
         arguments["host"], arguments["port"] = address
-    # RESP2: no pushes between replies, and no handshake when there is neither a password nor a database to select.
+    # RESP2: no pushes between replies, and no HELLO.
     return {**arguments, "protocol": 2, "socket_connect_timeout": timeout}
 
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .counters import Counter
     from .elections import Election
     from .exceptions import (
         Conflict,
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     )
     from .fenced_models import FencedModel
     from .fencing import fence
+    from .flags import Flag
     from .hot_counters import HotCounter
     from .locks import Lock, lock
     from .partitions import Partitions
     from .presence import Presence
-    from .refs import Counter, DRef, Flag, watch
+    from .refs import DRef, watch
     from .run_once import once
     from .semaphores import ReadWriteLock, Semaphore
     from .streams import Change, start
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "counters": ("Counter",),
     "elections": ("Election",),
     "exceptions": (
         "Conflict",
@@ -57,11 +60,12 @@ _HOMES = {
     ),
     "fenced_models": ("FencedModel",),
     "fencing": ("fence",),
+    "flags": ("Flag",),
     "hot_counters": ("HotCounter",),
     "locks": ("Lock", "lock"),
     "partitions": ("Partitions",),
     "presence": ("Presence",),
-    "refs": ("Counter", "DRef", "Flag", "watch"),
+    "refs": ("DRef", "watch"),
     "run_once": ("once",),
     "semaphores": ("ReadWriteLock", "Semaphore"),
     "streams": ("Change", "start"),

@@ -16,8 +16,10 @@ from .flows import Flow
 
 if TYPE_CHECKING:
     from .binding import BaseRef
+    from .counters import Counter
+    from .flags import Flag
     from .hot_counters import HotCounter
-    from .refs import Counter, DRef, Flag
+    from .refs import DRef
 
 T = TypeVar("T")
 

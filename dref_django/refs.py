@@ -10,25 +10,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar, cast, overload
+from typing import Any, Final, Generic, TypeVar, cast
 
 from . import backends, conf, naming, workspace
-from .binding import UNSET, BaseRef, checked_amount, known_ref
+from .binding import UNSET, BaseRef, known_ref
 from .deltas import make_splice
-from .exceptions import Conflict, CounterOverflow, DRefError, InvalidValue, WrongKind
+from .exceptions import Conflict, DRefError, InvalidValue
 from .flows import Call, Flow
 from .held import Held
 from .history import Record
 from .history import read as read_history
-from .hot_counters import HotCounter
 from .hub import FeedStatus
 from .leasing import Grant, give, hold, take
-from .on_commit import CounterOnCommit, FlagOnCommit, OnCommit
+from .on_commit import OnCommit
 from .op_ids import new_op_id
 from .protocol import (
     ABSENT,
     KEEP,
-    Add,
     Data,
     Delete,
     Expire,
@@ -405,130 +403,6 @@ class DRef(BaseRef[T]):
                 "also when it changes its argument in place; declare type=Optional[...] if None is meant."
             )
         return self._bind().schema.encode(new, base=old.data)
-
-
-class Counter(DRef[int]):
-    """A signed 64-bit integer. `increment` is one native atomic operation on every back end and never loses one.
-
-    For one that very many writers hit at once, `stripes=N` or `flush_interval=s` make another type: a `HotCounter`,
-    whose `increment` returns None.
-    """
-
-    if TYPE_CHECKING:
-
-        @overload
-        def __new__(  # type: ignore[misc]
-            cls,
-            name: str | None = None,
-            default: int = 0,
-            *,
-            stripes: int,
-            flush_interval: float | None = None,
-            using: str = conf.DEFAULT_ALIAS,
-            group: str | None = None,
-        ) -> HotCounter: ...
-
-        @overload
-        def __new__(  # type: ignore[misc]
-            cls,
-            name: str | None = None,
-            default: int = 0,
-            *,
-            flush_interval: float,
-            using: str = conf.DEFAULT_ALIAS,
-            group: str | None = None,
-        ) -> HotCounter: ...
-
-        @overload
-        def __new__(
-            cls,
-            name: str | None = None,
-            default: int = 0,
-            *,
-            using: str = conf.DEFAULT_ALIAS,
-            group: str | None = None,
-            history: int = 0,
-        ) -> Self: ...
-
-        def __new__(cls, *args: Any, **options: Any) -> Any: ...
-
-    else:
-
-        def __new__(cls, *args, **options):
-            if "stripes" in options or "flush_interval" in options:
-                return HotCounter(*args, **options)
-            return super().__new__(cls)
-
-        def __init__(self, name=None, default=0, *, using=conf.DEFAULT_ALIAS, group=None, history=0):
-            super().__init__(name, default, type=int, using=using, group=group, history=history)
-
-    def increment(self, amount: int = 1) -> int:
-        """Adds `amount` and returns the new value; an absent counter starts from its default. Keeps the time to live.
-
-        Raises `CounterOverflow` beyond 64 bits (the counter keeps its value), `WrongKind` when the stored value is no
-        integer.
-        """
-        return self._run(self._add(amount))
-
-    async def aincrement(self, amount: int = 1) -> int:
-        return await self._arun(self._add(amount))
-
-    def decrement(self, amount: int = 1) -> int:
-        """`increment(-amount)`."""
-        return self._run(self._subtract(amount))
-
-    async def adecrement(self, amount: int = 1) -> int:
-        return await self._arun(self._subtract(amount))
-
-    def on_commit(self, using: str | None = None, *, robust: bool = False) -> CounterOnCommit:
-        return CounterOnCommit(self, using, robust)
-
-    def __int__(self) -> NoReturn:
-        raise TypeError(f"{self!r} is a ref, not a number: use .value or .get()")
-
-    __index__ = __float__ = __int__
-
-    def _add(self, amount: int) -> Flow[int]:
-        return self._count(checked_amount(self.name, amount))
-
-    def _subtract(self, amount: int) -> Flow[int]:
-        return self._add(-checked_amount(self.name, amount))
-
-    def _count(self, amount: int) -> Flow[int]:
-        reply: Reply = yield Add(self.name, amount, cast("int", self._default), new_op_id())
-        if reply.status is Status.APPLIED and isinstance(reply.data, int):
-            self._note(reply.version, reply.data, reply.left)
-            return reply.data
-        if reply.status is Status.OVERFLOW:
-            raise CounterOverflow(
-                f"{self.name!r}: {reply.data!r} + {amount} does not fit in a signed 64-bit integer; it was not changed"
-            )
-        raise WrongKind(f"{self.name!r} holds something else than an integer; it was not changed. Is the name in use?")
-
-
-class Flag(DRef[bool]):
-    """A shared boolean."""
-
-    def __init__(
-        self,
-        name: str | None = None,
-        default: bool = False,
-        *,
-        using: str = conf.DEFAULT_ALIAS,
-        group: str | None = None,
-        history: int = 0,
-    ) -> None:
-        super().__init__(name, default, type=bool, using=using, group=group, history=history)
-
-    def toggle(self) -> bool:
-        """Turns the flag over, atomically, and returns its new value."""
-        return self.update(lambda on: not on)
-
-    async def atoggle(self) -> bool:
-        return await self.aupdate(lambda on: not on)
-
-    def on_commit(self, using: str | None = None, *, robust: bool = False) -> FlagOnCommit:
-        return FlagOnCommit(self, using, robust)
 
 
 def ref_for(name: str, using: str = conf.DEFAULT_ALIAS) -> DRef[Any]:

@@ -26,8 +26,8 @@ LAYERS = [
     {"background", "backends", "clock", "commits", "conf", "driving", "naming", "process", "waiting"},
     {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
     | {"flushing", "observations", "op_ids", "sums", "workspace"},
-    {"binding", "catalog", "elections", "fenced_models", "fencing", "history", "hot_counters", "inspection", "locks"}
-    | {"on_commit", "partitions", "refs"}
+    {"binding", "catalog", "counters", "elections", "fenced_models", "fencing", "flags", "history", "hot_counters"}
+    | {"inspection", "locks", "on_commit", "partitions", "refs"}
     | {"attendance", "presence", "run_once", "semaphores", "transactions"},
     {"__init__", "admin", "apps", "checks", "commandline", "fields", "health", "live", "management", "metrics"}
     | {"migrations", "models", "pytest_plugin", "signals", "templatetags", "testing", "tracing"},  # the Django edges

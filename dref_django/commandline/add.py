@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import OutputWrapper
 
 from dref_django.binding import known_ref
-from dref_django.refs import Counter
+from dref_django.counters import Counter
 
 from . import exits
 from .arguments import add_ref, ref_name

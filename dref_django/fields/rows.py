@@ -8,10 +8,12 @@ from django.core.validators import EMPTY_VALUES
 from django.db import models, router
 
 from dref_django.binding import BaseRef
+from dref_django.counters import Counter
+from dref_django.flags import Flag
 from dref_django.flows import Flow
 from dref_django.on_commit import CounterOnCommit, FlagOnCommit, OnCommit
 from dref_django.protocol import Data, Read, Reply
-from dref_django.refs import Counter, DRef, Flag
+from dref_django.refs import DRef
 
 from . import notes
 from .notes import Loaded, Staged, UnsavedRow

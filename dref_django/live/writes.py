@@ -10,6 +10,7 @@ from typing import Final
 
 from dref_django import backends, catalog
 from dref_django.binding import checked_amount, known_ref
+from dref_django.counters import Counter
 from dref_django.exceptions import (
     Conflict,
     CounterOverflow,
@@ -24,7 +25,6 @@ from dref_django.flows import Flow, adrive
 from dref_django.hot_counters import HotCounter
 from dref_django.op_ids import new_op_id
 from dref_django.protocol import ABSENT, KEEP, Reply, Status, Write
-from dref_django.refs import Counter
 from dref_django.streams import get_hub
 
 from . import wire

@@ -46,14 +46,14 @@ class DRefConsumerMixin(_Consumer):  # type: ignore[misc]
     client, ask `dref_allows` first.
     """
 
-    _dref_tasks: dict[str, asyncio.Task[None]] | None = None
+    _dref_tasks: dict[tuple[str, str], asyncio.Task[None]] | None = None
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().__call__(*args, **kwargs)
         finally:
-            for pattern in list(self._dref_tasks or ()):
-                await self.dref_unwatch(pattern)
+            for pattern, using in list(self._dref_tasks or ()):
+                await self.dref_unwatch(pattern, using=using)
 
     async def dref_watch(self, pattern: str, *, using: str = conf.DEFAULT_ALIAS) -> None:
         """Has `dref_changed` called with the value now and after each change; the newest when it does not keep up.
@@ -62,14 +62,14 @@ class DRefConsumerMixin(_Consumer):  # type: ignore[misc]
         """
         if self._dref_tasks is None:
             self._dref_tasks = {}
-        if pattern not in self._dref_tasks:
+        if (pattern, using) not in self._dref_tasks:
             stream = watch(pattern, using=using)
             await stream.__aenter__()
-            self._dref_tasks[pattern] = asyncio.get_running_loop().create_task(self._dref_listen(stream))
+            self._dref_tasks[pattern, using] = asyncio.get_running_loop().create_task(self._dref_listen(stream))
 
-    async def dref_unwatch(self, pattern: str) -> None:
+    async def dref_unwatch(self, pattern: str, *, using: str = conf.DEFAULT_ALIAS) -> None:
         """Safe to call for what is not watched."""
-        task = (self._dref_tasks or {}).pop(pattern, None)
+        task = (self._dref_tasks or {}).pop((pattern, using), None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
             await asyncio.wait([task])

@@ -8,10 +8,10 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocke
 from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 
-from dref_django import Counter
+from dref_django import Counter, backends
 from dref_django.hub import Hub
 from dref_django.live.mixin import DRefConsumerMixin, GroupBridge
-from dref_django.streams import Change
+from dref_django.streams import Change, get_hub
 from tests.listening import until
 from tests.live.client import TIMEOUT
 
@@ -56,6 +56,35 @@ async def test_own_consumer_hears_the_value_and_each_change_until_it_unwatches(h
     await until(lambda: "test.a" not in hub.cells)
     await socket.send_json_to({"watch": "test.secret"})
     assert await socket.receive_json_from(TIMEOUT) == {"refused": "test.secret"}
+    await socket.disconnect(timeout=TIMEOUT)
+
+
+class Both(Plain):
+    """Watches one name on two back ends."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self.dref_watch("test.a", using="fast")
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.dref_unwatch("test.a", using="fast")
+
+
+async def test_one_name_is_watched_on_several_back_ends(settings: Any) -> None:
+    settings.DREF_BACKENDS = {"fast": "memory"}
+    here, there = Counter("test.a"), Counter("test.a", using="fast")
+    await here.aset(1)
+    await there.aset(2)
+    watched = get_hub(backends.get_backend("fast")).cells
+    socket = WebsocketCommunicator(Both.as_asgi(), "/")
+    assert (await socket.connect(TIMEOUT))[0]
+    assert {await socket.receive_from(TIMEOUT) for _ in range(2)} == {"test.a=1", "test.a=2"}
+    await there.aincrement()
+    assert await socket.receive_from(TIMEOUT) == "test.a=3"
+    await socket.send_to("no more of those")
+    await until(lambda: "test.a" not in watched)
+    await here.aincrement()
+    assert await socket.receive_from(TIMEOUT) == "test.a=2"
     await socket.disconnect(timeout=TIMEOUT)
 
 

@@ -54,6 +54,7 @@ class Network:
         self._found_at: dict[str, str] = {}  # a place may have several names: not only the one that a link dials
         self._news: dict[str, News] = {}
         self._came = asyncio.Event()
+        self._told, self._told_at = News(True), 0.0  # the last news of this node, and when
         self._looked = asyncio.Event()  # at every place, once
         self._finding: asyncio.Task[None] | None = None
 
@@ -186,6 +187,11 @@ class Network:
                     await self._next_news()
 
     def _tell_all(self, news: News) -> None:
+        """What was told a moment ago waits for the next round: each node tells when it hears something."""
+        now = asyncio.get_running_loop().time()
+        if news == self._told and now < self._told_at + ROUND:
+            return
+        self._told, self._told_at = news, now
         for node in self._links.addresses():
             self.send(node, bytes((NEWS,)) + news.encode())
 

@@ -24,7 +24,7 @@ from tests.servers import free_port
 if TYPE_CHECKING:
     from dref_django.backends.raft.backend import RaftBackend
 
-ENTRIES: Final = 100_000
+INCREMENTS: Final = 100_000
 WIDTH: Final = 64
 RESTARTS: Final = 5
 CHANGES: Final = 200
@@ -54,7 +54,7 @@ def node(options: str) -> None:
 
 
 async def fill(backend: RaftBackend, kind: str, count: int) -> None:
-    """So many entries of the log: all for one counter, or each for a counter of its own."""
+    """So many increments: all of one counter, or each of a counter of its own."""
     from dref_django.protocol import Add
 
     numbers = iter(range(count))
@@ -166,14 +166,14 @@ def restarts() -> None:
     ):
         with Cluster(size) as cluster:
             empty = cluster.restart()[0]["bytes"]
-            cluster.nodes[0].fill(kind, ENTRIES)
+            cluster.nodes[0].fill(kind, INCREMENTS)
             told = [each for _ in range(RESTARTS) for each in cluster.restart()]
         took = sorted(each["seconds"] for each in told)
         work = statistics.median(each["work"] for each in told)
         memory = statistics.median(each["bytes"] for each in told) - empty
-        cells = (f"{statistics.median(took):.2f}", f"{took[0]:.2f}", f"{work:.2f}", f"{memory / ENTRIES:,.0f}")
-        rows.append((what.format(f"{ENTRIES:,} entries"), *cells))
-    head = ("killed and started again", "serves after s (median)", "best s", "of them processor s", "bytes an entry")
+        cells = (f"{statistics.median(took):.2f}", f"{took[0]:.2f}", f"{work:.2f}", f"{memory / INCREMENTS:,.0f}")
+        rows.append((what.format(f"{INCREMENTS:,} increments"), *cells))
+    head = ("killed and started again", "serves after s (median)", "best s", "of them processor s", "bytes an increment")
     harness.table(head, rows)
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     logger.propagate = False
     options = json.loads(os.environ["DREF_FAULT_BACKEND"])["OPTIONS"]
     backend = RaftBackend(Params("node", options=options))
-    with patch.multiple(driver, SNAPSHOT_ENTRIES=50, KEPT_ENTRIES=10):
+    with patch.multiple(driver, SNAPSHOT_REQUESTS=50, KEPT_REQUESTS=10):
         backend.attach()
         sys.stdin.read()
         backend.close()

@@ -95,7 +95,7 @@ def machine(ttl: int | None) -> Machine:
     made = Machine()
     made.apply(1, plain_entry(Kind.OPEN, 100))
     request = Request(1, 1, 1, SPACE, encode_commands([Write("n", b"value", None, ttl)]))
-    made.apply(2, batch_entry(100, request))
+    made.apply(2, batch_entry(100, [request]))
     return made
 
 

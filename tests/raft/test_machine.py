@@ -37,6 +37,10 @@ class Log:
         self.number = 0
 
     def add(self, data: bytes) -> Outcome:
+        (outcome,) = self.add_all(data)
+        return outcome
+
+    def add_all(self, data: bytes) -> list[Outcome]:
         self.entries.append(data)
         return self.machine.apply(len(self.entries), data)
 
@@ -45,10 +49,12 @@ class Log:
         return session
 
     def send(self, *commands: Command, number: int = 0, floor: int = 0, session: int = 0) -> Outcome:
+        return self.add(batch_entry(self.now, [self.request(*commands, number=number, floor=floor, session=session)]))
+
+    def request(self, *commands: Command, number: int = 0, floor: int = 0, session: int = 0) -> Request:
         if not number:
             self.number = number = self.number + 1
-        request = Request(session or self.session, number, floor, "space", encode_commands(commands))
-        return self.add(batch_entry(self.now, request))
+        return Request(session or self.session, number, floor, "space", encode_commands(commands))
 
     def replies(self, *commands: Command) -> list[Reply]:
         return decode_replies(self.send(*commands).result)
@@ -114,6 +120,27 @@ class TestExactlyOnce:
         assert log.send(Add("n", 1), session=second, number=1).verdict is Verdict.EXPIRED
 
 
+class TestRequestsThatShareAnEntry:
+    def test_each_is_answered_in_order(self, log: Log) -> None:
+        requests = [log.request(Add("n", 1)), log.request(Write("m", b"x")), log.request(Add("n", 5))]
+        outcomes = log.add_all(batch_entry(log.now, requests))
+        assert [decode_replies(outcome.result)[0].data for outcome in outcomes] == [1, None, 6]
+        assert [[event.name for event in outcome.events] for outcome in outcomes] == [["n"], ["m"], ["n"]]
+
+    def test_number_that_comes_twice_is_applied_once(self, log: Log) -> None:
+        twice = log.request(Add("n", 1))
+        first, again = log.add_all(batch_entry(log.now, [twice, twice]))
+        assert (again.verdict, again.result, list(again.events)) == (Verdict.APPLIED, first.result, [])
+        assert log.look(Read("n"))[0].data == 1
+
+    @pytest.mark.parametrize("bad", [7, b"x", [], [1, 2, 3], [1, 2, 0, "space", b"\xc1"]])
+    def test_one_that_means_nothing_is_refused_and_the_others_are_carried_out(self, log: Log, bad: object) -> None:
+        shorts = [log.request(Add("n", 1)).short(), bad, log.request(Add("n", 1)).short()]
+        outcomes = log.add_all(msgpack.packb((Kind.BATCH, log.now, *shorts)))
+        assert [outcome.verdict for outcome in outcomes] == [Verdict.APPLIED, Verdict.REFUSED, Verdict.APPLIED]
+        assert log.look(Read("n"))[0].data == 2
+
+
 class TestTime:
     def test_stamp_that_goes_back_does_not_move_time_back(self, log: Log) -> None:
         (first,) = log.replies(Write("n", 1, ttl=SECOND))
@@ -164,9 +191,10 @@ class TestGarbage:
             b"",
             b"\xc1",
             msgpack.packb(7),
-            msgpack.packb((0, START)),
-            msgpack.packb((0, START, 1, 1, 0, "space", None, b"\xc1")),
-            msgpack.packb((0, "soon", 1, 1, 0, "space", None, b"")),
+            msgpack.packb((0,)),
+            msgpack.packb((0, "soon", (1, 1, 0, "space", b""))),
+            msgpack.packb((Kind.CLOSE, START)),
+            msgpack.packb((99, START, 0)),
         ],
     )
     def test_entry_that_means_nothing_changes_nothing(self, log: Log, data: bytes) -> None:

@@ -27,7 +27,8 @@ from .calls import Answer, Answered
 from .core import Change, Entry, EntryKind, HardState, Message, NotLeader, Raft, RaftError, Ready, Role, Snapshot
 from .disk import Disk
 from .feeds import Fanout
-from .machine import Kind, Machine, Outcome, Request, Verdict, batch_entry, plain_entry
+from .machine import Kind, Machine, Outcome, Request, Verdict, plain_entry
+from .proposals import Proposal, entry_of, grouped
 from .storage import Storage
 from .wire import WireError, decode_commands, encode_replies
 
@@ -36,20 +37,15 @@ logger = logging.getLogger("dref_django")
 MAX_QUEUED: Final = 10_000
 """Proposals and reads that wait for the core; more are told to come later."""
 MAX_QUEUED_BYTES: Final = 64 << 20
-SNAPSHOT_ENTRIES: Final = 20_000
-"""Entries applied since the last snapshot that make another one worth its while."""
-KEPT_ENTRIES: Final = 5_000
-"""Entries before a snapshot that stay, so that a follower that was away for a moment needs no snapshot."""
+SNAPSHOT_REQUESTS: Final = 20_000
+"""Requests applied since the last snapshot that make another one worth its while."""
+KEPT_REQUESTS: Final = 5_000
+"""About so many before a snapshot stay in the log: a follower that was away for a moment needs no snapshot."""
 ANSWERS: Final = {
     Verdict.APPLIED: Answer.DONE,
     Verdict.EXPIRED: Answer.EXPIRED,
     Verdict.FORGOTTEN: Answer.FORGOTTEN,
 }
-
-
-class Proposal(NamedTuple):
-    data: bytes
-    answered: Answered
 
 
 Witness: TypeAlias = tuple[str, int]
@@ -94,6 +90,7 @@ class Driver:
         self.fanout = Fanout()
         self.machine = machine
         self.applied = self._snapshot_index = raft.status().snapshot_index
+        self._since_snapshot = 0  # requests; entries of other kinds count as one
         self.role, self.term, self.leader = Role.FOLLOWER, 0, ""
         self.on_change: Callable[[], None] = lambda: None
         """Called when role, term or leader changed, or the cluster has its name."""
@@ -112,8 +109,9 @@ class Driver:
         self._is_saving = False
         self._proposals: list[Proposal] = []
         self._proposed_bytes = 0
+        self._queued = 0  # proposals, and who waits for an entry
         self._queries: list[Query] = []
-        self._waiting: dict[int, tuple[int, Answered]] = {}  # by index: the term of the entry, who waits for it
+        self._waiting: dict[int, tuple[int, list[Answered]]] = {}  # by index: the term of the entry, who waits for it
         self._unconfirmed: dict[bytes, list[Query]] = {}
         self._later: list[tuple[int, Callable[[], None]]] = []  # by the index that has to be applied first
         self._contexts = 0
@@ -121,17 +119,18 @@ class Driver:
     # --- what the node asks -------------------------------------------------------------------------------------
 
     def batch(self, request: Request, answered: Answered) -> None:
-        self.propose(batch_entry(self._clock.now(), request), answered)
+        self._propose(Proposal(answered, request))
 
     def plain(self, kind: Kind, answered: Answered, session: int = 0) -> None:
-        self.propose(plain_entry(kind, self._clock.now(), session), answered)
+        self._propose(Proposal(answered, entry=plain_entry(kind, self._clock.now(), session)))
 
-    def propose(self, data: bytes, answered: Answered) -> None:
-        if len(self._proposals) + len(self._waiting) >= MAX_QUEUED or self._proposed_bytes > MAX_QUEUED_BYTES:
-            answered(Answer.LATER, b"")
+    def _propose(self, proposal: Proposal) -> None:
+        if self._queued >= MAX_QUEUED or self._proposed_bytes > MAX_QUEUED_BYTES:
+            proposal.answered(Answer.LATER, b"")
             return
-        self._proposals.append(Proposal(data, answered))
-        self._proposed_bytes += len(data)
+        self._proposals.append(proposal)
+        self._queued += 1
+        self._proposed_bytes += proposal.size
         self._poke()
 
     def query(
@@ -166,7 +165,8 @@ class Driver:
         except RaftError as error:
             answered(Answer.REFUSED, str(error).encode())
         else:
-            self._waiting[index] = term, answered
+            self._waiting[index] = term, [answered]
+            self._queued += 1
             self._poke()
 
     def transfer(self, to: str | None) -> None:
@@ -213,14 +213,16 @@ class Driver:
     def _submit(self) -> None:
         if self._proposals and self._is_up_to_date():
             proposals, self._proposals, self._proposed_bytes = self._proposals, [], 0
+            groups, now = list(grouped(proposals)), self._clock.now()
             try:
-                term, index = self.raft.propose_many([proposal.data for proposal in proposals])
+                term, index = self.raft.propose_many([entry_of(group, now) for group in groups])
             except NotLeader:
+                self._queued -= len(proposals)
                 for proposal in proposals:
                     proposal.answered(Answer.LATER, b"")
             else:
-                for place, proposal in enumerate(proposals):
-                    self._waiting[index + place] = term, proposal.answered
+                for place, group in enumerate(groups):
+                    self._waiting[index + place] = term, [proposal.answered for proposal in group]
         if self._queries and self._leads:
             queries, self._queries = self._queries, []
             by_witness: dict[Witness, list[Query]] = {}
@@ -284,7 +286,7 @@ class Driver:
                 query.answered(Answer.LATER, b"")
         self.raft.advance(ready)
         self._serve()
-        if self.applied - self._snapshot_index >= SNAPSHOT_ENTRIES and self._snapshotting is None:
+        if self._since_snapshot >= SNAPSHOT_REQUESTS and self._snapshotting is None:
             self._snapshotting = self._loop.create_task(self._compact())
             self._snapshotting.add_done_callback(self._compacted)
 
@@ -300,7 +302,8 @@ class Driver:
             self._clock = LeaderClock()
             self._clock.not_before(self.machine.now)
             lead = plain_entry(Kind.LEAD, self._clock.now(), secrets.token_hex(8))
-            self._proposals.insert(0, Proposal(lead, self._led))
+            self._proposals.insert(0, Proposal(self._led, entry=lead))
+            self._queued += 1
             self._poke()
         self.on_change()
 
@@ -313,32 +316,40 @@ class Driver:
     def _stop_leading(self) -> None:
         self._leads = False
         waiting, self._waiting = self._waiting, {}
-        for _, answered in waiting.values():
-            answered(Answer.LOST, b"")
+        for _, answereds in waiting.values():
+            self._queued -= len(answereds)
+            for answered in answereds:
+                answered(Answer.LOST, b"")
         queries, self._queries = self._queries, []
         for query in queries:
             query.answered(Answer.LATER, b"")
 
     def _apply(self, entry: Entry) -> None:
-        outcome = Outcome(Verdict.APPLIED)
+        outcomes = [Outcome(Verdict.APPLIED)]
         if entry.kind is EntryKind.COMMAND:
             named = self.machine.cluster_id
-            outcome = self.machine.apply(entry.index, entry.data)
-            if outcome.events:
-                self.fanout.publish(outcome.space, outcome.events)
+            outcomes = self.machine.apply(entry.index, entry.data)
+            for outcome in outcomes:
+                if outcome.events:
+                    self.fanout.publish(outcome.space, outcome.events)
             if named != self.machine.cluster_id:
                 self.on_change()
         self.applied = entry.index
-        term, answered = self._waiting.pop(entry.index, (0, ignore))
+        self._since_snapshot += len(outcomes)
+        term, waiting = self._waiting.pop(entry.index, (0, []))
+        self._queued -= len(waiting)
         if term == entry.term:
-            answer = ANSWERS.get(outcome.verdict, Answer.REFUSED)
-            answered(answer, b"this node cannot read that" if answer is Answer.REFUSED else outcome.result)
-        elif term:
-            answered(Answer.LATER, b"")  # another entry took its place: it never will be applied
+            for answered, outcome in zip(waiting, outcomes, strict=True):
+                answer = ANSWERS.get(outcome.verdict, Answer.REFUSED)
+                answered(answer, b"this node cannot read that" if answer is Answer.REFUSED else outcome.result)
+        else:
+            for answered in waiting:
+                answered(Answer.LATER, b"")  # another entry took its place: it never will be applied
 
     def _install(self, snapshot: Snapshot) -> None:
         self.machine = Machine.restore(snapshot.data)
         self.applied = self._snapshot_index = snapshot.index
+        self._since_snapshot = 0
         self._stop_leading()
         self.fanout.up(self.machine.cluster_id)
 
@@ -382,12 +393,14 @@ class Driver:
     # --- snapshots and the end ----------------------------------------------------------------------------------
 
     async def _compact(self) -> None:
-        index, capture = self.applied, self.machine.capture()
+        index, requests, capture = self.applied, self._since_snapshot, self.machine.capture()
+        kept = KEPT_REQUESTS * (index - self._snapshot_index) // requests
         data = await self._packing.run(capture.encode)
-        snapshot = self.raft.compact(index, data, KEPT_ENTRIES)
+        snapshot = self.raft.compact(index, data, kept)
         if snapshot is not None:
             self._snapshot_index = index
-            await self._disk.run(self._storage.compact, snapshot, KEPT_ENTRIES)
+            self._since_snapshot -= requests
+            await self._disk.run(self._storage.compact, snapshot, kept)
 
     def _compacted(self, task: asyncio.Task[None]) -> None:
         self._snapshotting = None

@@ -3,7 +3,8 @@
 Every node applies the same entries in the same order and holds the same state after each. So nothing here looks at a
 clock: the leader stamps each entry with its `now`, and the machine's time is the latest stamp it has seen. Kinds:
 
-- BATCH: commands of one client; a number that its session has seen before is answered from there.
+- BATCH: requests, each with commands of one client; a number that its session has seen before is answered from there.
+  All that reaches the leader at once goes through log and disk as one entry.
 - OPEN, CLOSE: a session begins (its id is the entry's index, so it never comes twice) and ends.
 - LEAD: the first entry of a new leader: every lease gets its whole time again, as nobody could renew meanwhile. The
   very first one names the cluster: `cluster_id` is the epoch of everything that watchers are told.
@@ -15,7 +16,7 @@ What only looks does not come through the log: `query`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -65,7 +66,7 @@ class SnapshotError(Exception):
 
 
 class Request(NamedTuple):
-    """A batch as its client sends it, to be put into an entry by the leader."""
+    """A batch of commands as its client sends it, to be put into an entry by the leader."""
 
     session: int
     number: int
@@ -89,8 +90,8 @@ class Request(NamedTuple):
         return cls(session, number, number - behind, whole_space(space), *rest)
 
 
-def batch_entry(now: int, request: Request) -> bytes:
-    packed: bytes = msgpack.packb((Kind.BATCH, now, *request.short()))
+def batch_entry(now: int, requests: Iterable[Request]) -> bytes:
+    packed: bytes = msgpack.packb((Kind.BATCH, now, *(request.short() for request in requests)))
     return packed
 
 
@@ -137,16 +138,17 @@ class Machine:
         self._spaces: dict[str, Store] = {}
         self._sessions = Sessions()
 
-    def apply(self, index: int, data: bytes) -> Outcome:
+    def apply(self, index: int, data: bytes) -> list[Outcome]:
+        """One outcome; of BATCH one for each request."""
         try:
             kind, stamp, *rest = msgpack.unpackb(data, use_list=False)
             before, self.now = self.now, max(self.now, stamp)
             match kind:
                 case Kind.BATCH:
-                    return self._batch(Request.of(rest))
+                    return [self._request(short) for short in rest]
                 case Kind.OPEN:
                     self._sessions.open(index, self.now)
-                    return Outcome(Verdict.APPLIED, msgpack.packb(index))
+                    return [Outcome(Verdict.APPLIED, msgpack.packb(index))]
                 case Kind.CLOSE:
                     self._sessions.close(rest[0])
                 case Kind.LEAD:
@@ -158,11 +160,19 @@ class Machine:
                     self.cluster_id = str(rest[0])
                 case Kind.TIME:
                     self._collect()
-        except (WireError, ValueError, TypeError, msgpack.UnpackException):
-            return Outcome(Verdict.REFUSED)
-        return Outcome(Verdict.APPLIED)
+                case _:
+                    return [Outcome(Verdict.REFUSED)]
+        except (ValueError, TypeError, IndexError, msgpack.UnpackException):
+            return [Outcome(Verdict.REFUSED)]
+        return [Outcome(Verdict.APPLIED)]
 
-    def _batch(self, request: Request) -> Outcome:
+    def _request(self, short: Sequence[Any]) -> Outcome:
+        try:
+            return self._carry_out(Request.of(short))
+        except (WireError, ValueError, TypeError):
+            return Outcome(Verdict.REFUSED)
+
+    def _carry_out(self, request: Request) -> Outcome:
         session = self._sessions.use(request.session, self.now)
         if session is None:
             return Outcome(Verdict.EXPIRED)

@@ -55,13 +55,15 @@ class Session:
     def record(self, number: int, result: bytes) -> None:
         self.results[number] = result if len(result) <= RESULT_LIMIT else None
         if len(self.results) > WINDOW:
-            self.done_below(min(self.results) + 1)
+            oldest = min(self.results)
+            del self.results[oldest]
+            self.floor = max(self.floor, oldest + 1)
 
     def done_below(self, floor: int) -> None:
         if floor > self.floor:
             self.floor = floor
-            for number in [number for number in self.results if number < floor]:
-                del self.results[number]
+            while self.results and (first := next(iter(self.results))) < floor:  # nearly always they came in order
+                del self.results[first]
 
 
 class Sessions:

@@ -173,7 +173,7 @@ def restarts() -> None:
         memory = statistics.median(each["bytes"] for each in told) - empty
         cells = (f"{statistics.median(took):.2f}", f"{took[0]:.2f}", f"{work:.2f}", f"{memory / INCREMENTS:,.0f}")
         rows.append((what.format(f"{INCREMENTS:,} increments"), *cells))
-    head = ("killed and started again", "serves after s (median)", "best s", "of them processor s", "bytes an increment")
+    head = ("killed and started again", "serves after s", "best s", "of them processor s", "bytes an increment")
     harness.table(head, rows)
 
 

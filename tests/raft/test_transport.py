@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import resource
 import socket
@@ -213,6 +214,15 @@ class TestPlaces:
         async with dialled(path) as mine:
             mine.send(b"hello")
             assert await mine.receive() == b"hello"
+        await listening.close()
+
+    async def test_unix_socket_leaves_the_umask_alone_which_all_threads_share(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "node.sock"
+        listening = Acceptor(SECRETS, dict, echo)
+        monkeypatch.setattr(os, "umask", None)
+        await listening.listen_unix(path)
         await listening.close()
 
     async def test_unix_socket_needs_the_secret_too(self, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ lies within the same bounds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets as random_bytes
 import socket
@@ -30,6 +31,7 @@ MAX_PENDING: Final = 64
 MAX_CHANNELS: Final = 2000
 """Connections that are."""
 BACKLOG: Final = 256
+OWNER_ONLY: Final = 0o600
 OUT_OF_FILES_PAUSE: Final = 0.2
 """Seconds without accepting when the system has no file descriptor left."""
 
@@ -84,15 +86,15 @@ class Acceptor:
 
     def _bound_to(self, path: Path) -> socket.socket:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
         try:
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.fchmod(listening.fileno(), OWNER_ONLY)  # Linux makes the file with it
             listening.bind(str(path))
+            path.chmod(OWNER_ONLY)  # elsewhere; a umask would count for the files of all threads of the process
         except OSError as error:
             listening.close()
             raise TransportError(f"This node cannot listen on {path}: {error}. Check DATA_DIR.") from error
-        finally:
-            os.umask(before)
         return listening
 
     def _listen(self, listening: socket.socket) -> None:

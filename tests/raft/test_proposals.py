@@ -8,15 +8,11 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from dref_django.backends.raft.calls import Answer
+from dref_django.backends.raft.driver import ignore
 from dref_django.backends.raft.machine import Kind, Request, plain_entry
 from dref_django.backends.raft.proposals import JOINT_BYTES, JOINT_REQUESTS, Proposal, entry_of, grouped
 from dref_django.protocol import Add
 from tests.raft.one_process import Nodes
-
-
-def ignore(answer: Answer, body: bytes) -> None:
-    """Nobody waits."""
 
 
 def request(number: int, size: int = 10) -> Proposal:

@@ -21,8 +21,6 @@ from tests.processes import wait_until
 from tests.servers import HasUrl, RedisCluster
 
 ASKED = ("asked", 1)
-SLOTS = 16384
-"""Of a whole cluster."""
 
 
 def slots(*parts: tuple[int, int, int]) -> bytes:
@@ -33,6 +31,10 @@ def slots(*parts: tuple[int, int, int]) -> bytes:
     return b"".join(lines)
 
 
+def whole_map(port: int) -> bytes:
+    return slots((0, RedisCluster.SLOTS - 1, port))
+
+
 class Node:
     """Answers `answer`; without one it hangs."""
 
@@ -41,6 +43,7 @@ class Node:
         self.asked: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -69,8 +72,8 @@ def node() -> Iterator[Callable[[bytes], Node]]:
         yield lambda answer: stack.enter_context(closing(Node(answer)))
 
 
-def topology_of(port: int, timeout: float = 5) -> Topology:
-    options = {"URL": f"redis://127.0.0.1:{port}", "CLUSTER": True}
+def topology_of(place: HasUrl, timeout: float = 5) -> Topology:
+    options = {"URL": place.url, "CLUSTER": True}
     return Topology(read_options(Params(options=options)).server, timeout)
 
 
@@ -89,9 +92,9 @@ def test_answer_is_read() -> None:
 
 def test_fullest_answer_counts_whoever_is_asked_first(node: Callable[[bytes], Node]) -> None:
     whole = node(b"")
-    whole.answer = slots((0, SLOTS - 1, whole.port))
+    whole.answer = whole_map(whole.port)
     part = node(slots((0, 5, whole.port)))
-    topology = topology_of(part.port)
+    topology = topology_of(part)
     topology.load()
     with pytest.raises(NotSent, match="no node has slot 12182"):
         topology.node_of(b"foo")
@@ -104,8 +107,8 @@ def test_fullest_answer_counts_whoever_is_asked_first(node: Callable[[bytes], No
 
 
 def test_map_is_asked_for_only_when_it_may_be_wrong(node: Callable[[bytes], Node]) -> None:
-    only = node(slots((0, SLOTS - 1, 1)))
-    topology = topology_of(only.port)
+    only = node(whole_map(1))
+    topology = topology_of(only)
     for _ in range(3):
         topology.load()
     assert only.asked == [pack(b"CLUSTER", b"SLOTS")]
@@ -113,8 +116,8 @@ def test_map_is_asked_for_only_when_it_may_be_wrong(node: Callable[[bytes], Node
 
 def test_node_that_hangs_leaves_time_for_the_others(node: Callable[[bytes], Node]) -> None:
     hanging = node(b"")
-    well = node(slots((0, SLOTS - 1, hanging.port)))
-    topology = topology_of(well.port, timeout=0.4)
+    well = node(whole_map(hanging.port))
+    topology = topology_of(well, timeout=0.4)
     topology.load()
     for _ in range(10):
         topology.mark_stale()
@@ -124,21 +127,20 @@ def test_node_that_hangs_leaves_time_for_the_others(node: Callable[[bytes], Node
 
 def test_nobody_answers(node: Callable[[bytes], Node]) -> None:
     hanging = node(b"")
-    topology = topology_of(hanging.port, timeout=0.4)
+    topology = topology_of(hanging, timeout=0.4)
     with pytest.raises(NotSent, match=f"127.0.0.1:{hanging.port}/0: no node tells"):
         topology.load()
     assert not topology.ready
 
 
 def test_server_that_is_no_cluster_says_so(redis_server: HasUrl) -> None:
-    port = int(redis_server.url.rsplit(":", 1)[1].split("/")[0])
     with pytest.raises(DRefError, match="cluster support disabled"):
-        topology_of(port).load()
+        topology_of(redis_server).load()
 
 
 def test_real_cluster_tells_all_and_keeps_no_connection(redis_cluster: RedisCluster) -> None:
     ports = [node.port for node in redis_cluster.nodes]
-    topology = topology_of(ports[0])
+    topology = topology_of(redis_cluster)
     with redis.Redis(port=ports[0], decode_responses=True) as client:
         before = client.info("clients")["connected_clients"]
         topology.load()

@@ -39,7 +39,6 @@ class Topology:
         self._server = server
         self._patience = timeout * NODE_SHARE
         self._lock = threading.Lock()
-        self._given: Node = (server.arguments.get("host", "localhost"), int(server.arguments.get("port", 6379)))
         self._owners: dict[int, Node] = {}  # replaced, never changed
         self._known: set[Node] = set()  # replicas, too
         self._stale = True
@@ -83,7 +82,7 @@ class Topology:
 
     def _in_any_order(self) -> list[Node]:
         """Not all processes ask the same node first."""
-        nodes = list(self._known | {self._given})
+        nodes = list(self._known | {self._server.address})
         random.shuffle(nodes)
         return nodes
 

@@ -63,6 +63,11 @@ class Server:
         return int(self.arguments.get("db") or 0)
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the URL."""
+        return self.arguments.get("host", "localhost"), int(self.arguments.get("port", 6379))
+
+    @property
     def where(self) -> str:
         """For messages; never with a password."""
         if self.sentinels:
@@ -71,7 +76,7 @@ class Server:
         if path := self.arguments.get("path"):
             return f"{kind} at unix://{path}?db={self.database}"
         scheme = "rediss" if self.tls else "redis"
-        host, port = self.arguments.get("host", "localhost"), self.arguments.get("port", 6379)
+        host, port = self.address
         return f"{kind} at {scheme}://{host}:{port}/{self.database}"
 
 

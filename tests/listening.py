@@ -51,9 +51,12 @@ class Listening:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Listening:
-        self._task = asyncio.ensure_future(self.feed.run())
-        await self.ups(1)
+        await self.start()
         return self
+
+    async def start(self, ups: int = 1) -> None:
+        self._task = asyncio.ensure_future(self.feed.run())
+        await self.ups(ups)
 
     async def ups(self, count: int) -> None:
         await until(lambda: len(self.heard.epochs) >= count)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import StringIO
 
 import pytest
@@ -17,8 +15,8 @@ from dref_django import background
 from dref_django.backends.base import Params
 from dref_django.backends.postgres import PostgresBackend
 from dref_django.protocol import Add, Read
-from tests.listening import Listening
 from tests.postgres.conftest import OP, MakeBackend
+from tests.postgres.test_making_way import in_background
 
 
 class InsideTestCaseTests(TestCase):
@@ -72,17 +70,6 @@ def test_database_is_cloned_and_dropped_under_live_connections(make_backend: Mak
             creation.destroy_test_db(before, suffix="7", verbosity=0)
         assert backend.execute([Read("n")])[0].data == 1
         background.submit(listening.ups(3)).result()
-
-
-@contextmanager
-def in_background(backend: PostgresBackend) -> Iterator[Listening]:
-    """A feed on the background loop, where the hub has it."""
-    listening = Listening(backend)
-    background.submit(listening.__aenter__()).result()
-    try:
-        yield listening
-    finally:
-        background.submit(listening.__aexit__()).result()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -144,6 +144,7 @@ class Dispatcher:
             self.forget()
         with self._mutex:
             self._outbox.add(events)
+            self._closing = False
             if self._busy:
                 if self._outbox.is_urgent:
                     self._urgent.set()
@@ -151,7 +152,6 @@ class Dispatcher:
             if self._send_at_once():
                 return
             self._busy = True
-            self._closing = False
             if self._thread is None or not self._thread.is_alive():
                 self._work = threading.Event()
                 self._thread = threading.Thread(target=self._run, args=(self._work,), name="dref-notify", daemon=True)
@@ -205,8 +205,10 @@ class Dispatcher:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 work.wait(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads reconnects)
                 work.clear()
-            if self._closing:
-                return
+            with self._mutex:
+                if self._closing:
+                    self._end()
+                    return
 
     def _is_wanted(self) -> bool:
         """Whether there is work, also because what a writing thread put on the wire was lost there."""
@@ -298,16 +300,22 @@ class Dispatcher:
             return
         self.flush()
         with self._mutex:
-            self._closing = True
-            thread, self._thread = self._thread, None
-            self._work.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(FAREWELL)
-        with self._mutex:
-            self._busy = False
+            thread = self._thread
             if thread is None or not thread.is_alive():
-                self._in_flight = None
-                self._hang_up()
+                self._end()
+                return
+            self._closing = True
+            self._work.set()
+        if thread is not threading.current_thread():
+            thread.join(FAREWELL)
+
+    def _end(self) -> None:
+        """Under the mutex, by the thread of its own while there is one."""
+        self._thread = None
+        self._busy = False
+        self._in_flight = None
+        self._hang_up()
+        self._quiet.notify_all()
 
     def yield_database(self) -> None:
         self.close()

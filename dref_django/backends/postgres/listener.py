@@ -23,15 +23,15 @@ from dref_django.protocol import Notice, Wake
 
 from .address import Address
 from .channels import Channels, canary, parse
-from .pools import before_database_changes, greet
+from .pools import before_database_changes, databases_change, greet
 from .session import Broken, Limit, Refused, Session, aconnect
 
 logger = logging.getLogger("dref_django")
 
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 2.0
-MAKE_WAY: Final = 2.0
-"""Seconds before connecting again after the connection was closed for Django to create or drop a database."""
+CHANGE_CHECK: Final = 0.05
+"""Seconds between two looks whether Django is done with creating, cloning or dropping a database."""
 CLOSE_TIMEOUT: Final = 2.0
 
 
@@ -101,7 +101,6 @@ class PostgresFeed:
         self._epoch = ""
         self._echo = 0  # number of the newest canary that came back
         self._asked = 0
-        self._pause = 0.0
 
     # --- Feed ---------------------------------------------------------------------------------------------------
 
@@ -127,8 +126,9 @@ class PostgresFeed:
                 told = True
                 logger.info("dref_django: the listener on PostgreSQL is down: %s", reason)
                 self._sink.down(reason)
-            await asyncio.sleep(max(self._pause, pause * random.uniform(0.5, 1)))  # noqa: S311 (spreads reconnects)
-            self._pause = 0.0
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads reconnects)
+            while databases_change():  # noqa: ASYNC110 - Django tells of its beginning only
+                await asyncio.sleep(CHANGE_CHECK)
             pause = min(pause * 2, LONGEST_PAUSE)
 
     async def subscribe(self, names: Collection[str], prefixes: Collection[str]) -> None:
@@ -148,10 +148,10 @@ class PostgresFeed:
         limit = Limit.of(self._params.timeout)
         ear = Ear(await aconnect(self._address.direct_params(self._params.timeout), limit.end))
         try:
-            if self._pause:
-                raise Broken("the database is to be left alone for a moment")
             await ear.await_(greet(ear, self._address), limit)
             epoch = await ear.await_(ear.script("SELECT dref_epoch()"), limit)
+            if databases_change():
+                raise Broken("the database is being created, cloned or dropped")
             gone = ear.hear(self._payload)
         except BaseException:
             ear.close()
@@ -229,26 +229,22 @@ class PostgresFeed:
             ear.close()
 
     def yield_database(self) -> None:
-        """From any thread: closes the connection and stays away for a moment."""
+        """From any thread: closes the connection. The next one waits until `databases_change` is over."""
         loop = self._loop
         if loop is None or loop.is_closed() or not loop.is_running():
             return
         if loop is _running_loop():
-            self._make_way()
+            self._hang_up()
             return
         done = concurrent.futures.Future[None]()
 
-        def make_way() -> None:
-            self._make_way()
+        def hang_up() -> None:
+            self._hang_up()
             done.set_result(None)
 
-        loop.call_soon_threadsafe(make_way)
+        loop.call_soon_threadsafe(hang_up)
         with contextlib.suppress(concurrent.futures.TimeoutError):
             done.result(CLOSE_TIMEOUT)
-
-    def _make_way(self) -> None:
-        self._pause = MAKE_WAY
-        self._hang_up()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import psycopg
-from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from psycopg.pq.abc import PGconn
 
@@ -31,6 +31,8 @@ from .session import Limit, Refused, Session, Steps, aconnect, connect
 from .statements import LAYOUT
 
 DEFAULT_SIZE: Final = 16
+LONGEST_CHANGE: Final = 60.0
+"""Seconds after which a connection to no database that is still open is taken for forgotten."""
 MISSING_TABLE: Final = ("42P01", "42883", "3F000", "42704")
 
 
@@ -165,7 +167,9 @@ class Pool:
 
     def _open_with(self, limit: Limit) -> Session:
         try:
-            session = self._admit(connect(self.address.params(limit.end - time.monotonic()), limit.end))
+            generation = self._generation
+            pgconn = connect(self.address.params(limit.end - time.monotonic()), limit.end)
+            session = self._admit(pgconn, generation)
             try:
                 session.wait(greet(session, self.address), limit)
             except BaseException:
@@ -181,8 +185,9 @@ class Pool:
 
     async def _aopen_with(self, limit: Limit) -> Session:
         try:
-            params = self.address.params(limit.end - time.monotonic())
-            session = self._admit(await aconnect(params, limit.end))
+            generation = self._generation
+            pgconn = await aconnect(self.address.params(limit.end - time.monotonic()), limit.end)
+            session = self._admit(pgconn, generation)
             try:
                 await session.await_(greet(session, self.address), limit)
             except BaseException:
@@ -196,8 +201,9 @@ class Pool:
             self._sessions.add(session)
         return session
 
-    def _admit(self, pgconn: PGconn) -> Session:
-        return Session(pgconn, prepares=not self.address.pooled, generation=self._generation, place=self.address.key())
+    def _admit(self, pgconn: PGconn, generation: object) -> Session:
+        """`generation` is the one in which the connection was begun: `close` may have come while it was made."""
+        return Session(pgconn, prepares=not self.address.pooled, generation=generation, place=self.address.key())
 
     # --- the whole pool -----------------------------------------------------------------------------------------
 
@@ -249,20 +255,34 @@ def missing_tables(alias: str) -> Unusable:
 # --- before Django creates, clones or drops a database --------------------------------------------------------------
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-_listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+_owners: weakref.WeakSet[Any] = weakref.WeakSet()
+_changes: list[tuple[weakref.ref[BaseDatabaseWrapper], float]] = []
+"""Django's connections to no database, and when to forget each. Replaced, never changed: any thread looks at it."""
 
 
 def before_database_changes(owner: Any) -> None:
     """`owner.yield_database()` is called (while `owner` lives) before Django creates, clones or drops a database."""
-    _listeners.add(owner)
+    _owners.add(owner)
 
 
-def _make_way(*, connection: Any, **_: object) -> None:
+def databases_change() -> bool:
+    """Whether Django is at it now, in this process: who reconnects by himself would be in its way."""
+    return any(map(_goes_on, _changes))
+
+
+def _goes_on(change: tuple[weakref.ref[BaseDatabaseWrapper], float]) -> bool:
+    wrapper = change[0]()
+    return wrapper is not None and wrapper.connection is not None and time.monotonic() < change[1]
+
+
+def _make_way(*, connection: BaseDatabaseWrapper, **_: object) -> None:
+    global _changes
     if connection.alias != NO_DB_ALIAS:
         return
+    _changes = [*filter(_goes_on, _changes), (weakref.ref(connection), time.monotonic() + LONGEST_CHANGE)]
     for pool in list(_pools):
         pool.close()
-    closers: list[Callable[[], None]] = [owner.yield_database for owner in list(_listeners)]
+    closers: list[Callable[[], None]] = [owner.yield_database for owner in list(_owners)]
     for closer in closers:
         closer()
 

@@ -85,13 +85,13 @@ class TestOneEntry:
 
     def test_at_least_keeps_it_taken_after_the_block(self) -> None:
         before = time.monotonic()
-        with lock("a", at_least=1):
+        with lock("a", at_least=2):
             pass
-        assert time.monotonic() - before < 0.9
+        assert time.monotonic() - before < 1.9
         with pytest.raises(LockTimeout):
             lock("a", timeout=0).acquire()
         lock("a", timeout=5).acquire()
-        assert time.monotonic() - before >= 1
+        assert time.monotonic() - before >= 2
 
     def test_at_least_that_is_over_frees_it_at_once(self) -> None:
         with lock("a", ttl=1, at_least=0.01) as held:

@@ -39,7 +39,7 @@ class TestHandOver:
             until_awaited("a")
             before = time.monotonic()
         held = waiting.result(10)
-        assert time.monotonic() - before < 1  # a re-check would take five
+        assert time.monotonic() - before < 3  # a re-check would take five
         lock("a").release(held)
 
     async def test_release_wakes_the_waiting_task(self) -> None:
@@ -48,7 +48,7 @@ class TestHandOver:
             await asyncio.to_thread(until_awaited, "a")
             before = time.monotonic()
         await lock("a").arelease(await waiting)
-        assert time.monotonic() - before < 1
+        assert time.monotonic() - before < 3
 
     def test_waiters_are_served_in_the_order_of_their_coming(self, in_thread: InThread, backend: Backend) -> None:
         order: list[int] = []
@@ -146,7 +146,7 @@ class TestLostWakeUp:
         before = time.monotonic()
         lock("a").release(held)
         waiting.result(10)
-        assert time.monotonic() - before < 1.5
+        assert time.monotonic() - before < 4
 
     def test_of_a_long_lease_delays_five_seconds(self, scripted: ScriptedBackend) -> None:
         assert _until_recheck(Reply(Status.HELD, left=3600 * SECOND), None) == RECHECK == 5
@@ -167,7 +167,7 @@ class TestLostWakeUp:
         scripted.after_send = release_as_soon_as_queued
         waiting = in_thread(lock("a").acquire)
         waiting.result(10)
-        assert time.monotonic() - released[0] < 2
+        assert time.monotonic() - released[0] < 4
 
 
 class TestNobodyPolls:

@@ -6,7 +6,7 @@ import time
 from typing import Any, Final
 
 from benchmarks import harness
-from benchmarks.increments import WRITERS, together
+from benchmarks.increments import WRITERS
 
 ROWS: Final = 100
 MIRRORED: Final = 10_000
@@ -47,8 +47,8 @@ def main() -> None:
     harness.compare(
         f"{WRITERS} threads on one counter",
         {
-            "F() on one row": lambda: together([by_f] * WRITERS),
-            "article.views.increment(), redis": lambda: together([article.views.increment] * WRITERS),
+            "F() on one row": lambda: harness.together([by_f] * WRITERS),
+            "article.views.increment(), redis": lambda: harness.together([article.views.increment] * WRITERS),
         },
         rounds=9,
     )

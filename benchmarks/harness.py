@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,29 @@ def rate(work: Callable[[], object], seconds: float = SECONDS) -> float:
         count += batch
         batch = 1 + count // 16  # the clock is seldom asked, and the last batch is a small part of all
     return count / elapsed
+
+
+def together(works: Sequence[Callable[[], object]], each: int = 100) -> float:
+    """Calls a second of all works, each in a thread of its own."""
+    from django.db import connections
+
+    start = threading.Barrier(len(works) + 1)
+
+    def run(work: Callable[[], object]) -> None:
+        work()
+        start.wait()
+        for _ in range(each):
+            work()
+        connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return len(works) * each / (time.perf_counter() - started)
 
 
 def compare(

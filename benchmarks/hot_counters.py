@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from benchmarks import harness
-from benchmarks.increments import together
 
 PROCESSES = 16
 SECONDS = 0.5
@@ -40,7 +39,7 @@ def main() -> None:
     increments = {contender: CONTENDERS[contender]() for contender in ("F() on one row", "postgres: Counter")}
     harness.compare(
         f"{PROCESSES} threads, one counter",
-        {name: lambda work=work: together([work] * PROCESSES) for name, work in increments.items()},  # type: ignore[misc]
+        {name: lambda work=work: harness.together([work] * PROCESSES) for name, work in increments.items()},  # type: ignore[misc]
         rounds=ROUNDS,
     )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from benchmarks import harness
 
@@ -53,28 +51,8 @@ def main() -> None:
     harness.compare(
         f"PostgreSQL, {WRITERS} writers on {WRITERS} names",
         {
-            "hand-written upsert with pg_notify": lambda: together(upserts),
-            "dref_django Counter.increment": lambda: together(counters),
+            "hand-written upsert with pg_notify": lambda: harness.together(upserts),
+            "dref_django Counter.increment": lambda: harness.together(counters),
         },
         rounds=15,
     )
-
-
-def together(works: Sequence[Callable[[], object]], each: int = 100) -> float:
-    """Calls a second of all threads."""
-    start = threading.Barrier(len(works) + 1)
-
-    def run(work: Callable[[], object]) -> None:
-        work()
-        start.wait()
-        for _ in range(each):
-            work()
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    started = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    return len(works) * each / (time.perf_counter() - started)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from benchmarks import harness
+
+HOLDERS = 8
 
 
 def main() -> None:
@@ -34,8 +38,24 @@ def main() -> None:
             "dref_django lock (token, renewal)": lambda: passed(on_postgres),
         },
     )
+    harness.compare(
+        f"PostgreSQL, {HOLDERS} threads with a lock each",
+        {
+            "django-pglock advisory (a connection each, no token)": lambda: harness.together(
+                [partial(passed_anew, pglock.advisory, f"plain-{number}") for number in range(HOLDERS)]
+            ),
+            "dref_django lock (one connection, token, renewal)": lambda: harness.together(
+                [partial(passed, lock(f"bench-{number}", using="postgres")) for number in range(HOLDERS)]
+            ),
+        },
+        rounds=15,
+    )
 
 
 def passed(entered: AbstractContextManager[Any]) -> None:
     with entered:
         pass
+
+
+def passed_anew(make: Callable[[str], AbstractContextManager[Any]], name: str) -> None:
+    passed(make(name))

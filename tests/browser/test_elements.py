@@ -209,6 +209,19 @@ class TestChart:
         assert [text.split(",")[0] for text in read] == ["30", "20", "10", "10", "30", ""]
         assert chart.run(f"{CHART}.readout.localName") == "output"
 
+    @pytest.mark.parametrize("event", ["new KeyboardEvent('keydown', { key: 'Escape' })", "new Event('blur')"])
+    def test_what_was_let_go_stays_so_when_the_chart_is_drawn_anew(self, chart: Module, event: str) -> None:
+        for value in (10, 20):
+            self.put(chart, value)
+        chart.run(f"{CHART}.draw()")
+        assert self.pressed(chart, "ArrowLeft").startswith("20")
+        assert chart.run(f"{CHART}.plot.cursor.left") > 0
+        chart.run(f"document.querySelector('dref-chart').dispatchEvent({event})")
+        self.put(chart, 30)
+        chart.run(f"{CHART}.draw()")
+        assert chart.run(f"Promise.resolve().then(() => {CHART}.readout.textContent)") == ""
+        assert chart.run(f"{CHART}.plot.cursor.left") < 0
+
     def pressed(self, module: Module, key: str) -> str:
         event = f"new KeyboardEvent('keydown', {{ key: '{key}', cancelable: true }})"
         module.run(f"document.querySelector('dref-chart').dispatchEvent({event})")

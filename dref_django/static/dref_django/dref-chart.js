@@ -258,12 +258,13 @@ export class Chart {
 
   select(time) {
     this.selected = time;
-    if (this.plot) this.point();
-    if (time === null) this.readout.textContent = "";
+    if (time !== null) return this.point();
+    if (this.plot) this.plot.setCursor({ left: -10, top: -10 }, false); // or the next drawing reads what is under it
+    this.readout.textContent = "";
   }
 
   point() {
-    if (this.selected === null) return;
+    if (this.selected === null || !this.plot) return;
     const index = this.times.findLastIndex((time) => time <= this.selected);
     if (index < 0 || this.selected < this.range[0]) return this.select(null);
     const left = this.plot.valToPos(this.selected, "x") + 0.5;

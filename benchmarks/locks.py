@@ -48,7 +48,7 @@ def main() -> None:
                 [partial(passed, lock(f"bench-{number}", using="postgres")) for number in range(HOLDERS)]
             ),
         },
-        rounds=15,
+        rounds=21,
     )
 
 

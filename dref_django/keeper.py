@@ -60,6 +60,7 @@ class Keeper:
         self._release_at = 0.0
         self._mutex = threading.RLock()  # a finaliser may call in the midst of anything
         self._condition = threading.Condition(self._mutex)
+        self._renewing = threading.RLock()  # a lost lock may make its holder move the clock
         self._wakes_at = 0.0
         self._asked_for = 0.0  # the moment for which it was woken last: short locks, one after the other, wake it once
         self._thread: threading.Thread | None = None
@@ -69,11 +70,9 @@ class Keeper:
 
     def _look(self) -> None:
         """The clock was moved by hand: what is due by now is renewed before its mover goes on."""
+        self._renew_due()
         with self._condition:
-            due = self._due(self._clock())
             self._condition.notify()
-        if due:
-            self._renew(due)
 
     def add(self, held: Held) -> None:
         with self._mutex:
@@ -135,6 +134,7 @@ class Keeper:
         """In a forked child: what the parent holds is lost here, and nothing of it is touched."""
         self._mutex = threading.RLock()
         self._condition = threading.Condition(self._mutex)
+        self._renewing = threading.RLock()  # a lost lock may make its holder move the clock
         self._held = set()
         self._releases = []
         self._closed = True
@@ -169,7 +169,7 @@ class Keeper:
                 self._wakes_at = 0.0
                 return
         if due:
-            self._renew(due)
+            self._renew_due()
         if releases:
             self._release(releases)
 
@@ -200,6 +200,13 @@ class Keeper:
         with self._condition:
             left = min((held.deadline() - now for held in self._held), default=FAREWELL_TIMEOUT)
         return min(self._backend.params.timeout, max(left / 2, min(left, LAST_TRY), SOONEST))
+
+    def _renew_due(self) -> None:
+        """One thread at a time: what was sent at an earlier moment must not arrive after what was sent later."""
+        with self._renewing:
+            with self._condition:
+                due = self._due(self._clock())
+            self._renew(due)
 
     def _renew(self, due: list[Held]) -> None:
         for held in due:

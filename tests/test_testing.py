@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from django.test import SimpleTestCase, TestCase, override_settings
 from dref_django import Counter, DRef, Lock, LockLost, backends, lock
 from dref_django.backends import Backend
 from dref_django.backends.memory import MemoryBackend
-from dref_django.protocol import Acquire, LeaseInfo, Scan, ScanLeases
+from dref_django.protocol import Acquire, Command, LeaseInfo, Renew, Reply, Scan, ScanLeases
 from dref_django.testing import IsolatedRefsMixin, ManualClock, isolate
 from tests.kinds import installed, make
 from tests.processes import wait_until
@@ -356,6 +356,35 @@ class TestManualClock:
         clock = ManualClock()
         with isolate(clock=clock), Lock("report", ttl=30) as held:
             for _ in range(20):
+                clock.advance(11)
+                held.check()
+
+    def test_renewal_that_another_thread_is_late_with_takes_nothing_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was sent at an earlier moment: arriving after a later one, it would end the lease too soon."""
+        clock, mover = ManualClock(), threading.current_thread()
+        late, overtaken, arrived = threading.Event(), threading.Event(), threading.Event()
+        with isolate(clock=clock), Lock("report", ttl=30) as held:
+            backend = backends.get_backend()
+            send = backend.send
+
+            def send_late(commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
+                if not isinstance(commands[0], Renew):
+                    return send(commands, now, timeout)
+                if threading.current_thread() is mover:
+                    late.wait(0.1)
+                    return send(commands, now, timeout)
+                late.set()
+                overtaken.wait(1)
+                replies = send(commands, now, timeout)
+                arrived.set()
+                return replies
+
+            monkeypatch.setattr(backend, "send", send_late)
+            for _ in range(4):
+                clock.advance(11)
+            overtaken.set()
+            arrived.wait(0.1)
+            for _ in range(4):
                 clock.advance(11)
                 held.check()
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from dref_django.backends.postgres import PostgresBackend, advisory
+from dref_django.backends.postgres import PostgresBackend, advisory, locks
+from dref_django.backends.postgres.session import Refused
 from dref_django.backends.postgres.shared import Call
 from dref_django.backends.postgres.statements import LEASES
 from dref_django.exceptions import Unavailable
@@ -339,6 +342,32 @@ class TestFailures:
             assert take(backend, "b").status is Status.APPLIED
         assert ask(backend, Release("a", owner(backend), token)).existed
         assert sessions_with(database, key_of(backend, "a")) == []
+
+    @pytest.mark.parametrize("way", ["sync", "async"])
+    def test_row_that_was_locked_for_a_while_is_asked_for_again(
+        self, backend: PostgresBackend, database: Database, way: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refusals: list[bool] = []
+        may_ask_again = locks._may_ask_again
+
+        def noted(refused: Refused, end: float) -> bool:
+            refusals.append(may_ask_again(refused, end))
+            return refusals[-1]
+
+        monkeypatch.setattr(locks, "_may_ask_again", noted)
+        ask(backend, Release("a", owner(backend), take(backend, "a").token))
+        acquire = Acquire("a", owner(backend), TTL)
+        with psycopg.connect(database.url) as stranger, ThreadPoolExecutor(1) as pool:
+            stranger.execute("SELECT FROM dref_lease WHERE name = 'a' FOR UPDATE")
+            if way == "sync":
+                taken = pool.submit(ask, backend, acquire)
+            else:
+                taken = pool.submit(lambda: asyncio.run(backend.aexecute([acquire]))[0])
+            wait_until(lambda: len(refusals) > 1, "two refusals", 10)
+            assert take(backend, "b").status is Status.APPLIED
+            stranger.rollback()
+            assert taken.result(10).status is Status.APPLIED
+        assert refusals[:2] == [True, True]
 
 
 class TestMany:

@@ -53,6 +53,9 @@ logger = logging.getLogger("dref_django")
 
 ROW_TIMEOUT: Final = 500
 """Milliseconds for which a row may be locked by somebody else; leases are changed in well under one."""
+ROW_HELD: Final = "55P03"
+ROW_PAUSE: Final = 0.1
+"""Seconds in which the connection serves others before a row that was held is asked for again."""
 
 SETTINGS: Final = (
     "SET synchronous_commit = off",  # a crash ends all sessions, and with them all that these rows say
@@ -105,10 +108,16 @@ class Locks:
                 raise NotSent("no connection within the time limit") from None
             except (Broken, Refused) as error:
                 raise NotSent(str(error)) from error
-        replies = _exchange(session, commands, now, end)
-        if replies is None:
-            replies = _exchange(session, commands, now, end, exact=True)
-        return replies or []
+        while True:
+            try:
+                replies = _exchange(session, commands, now, end)
+                if replies is None:
+                    replies = _exchange(session, commands, now, end, exact=True)
+                return replies or []
+            except Refused as refused:
+                if not _may_ask_again(refused, end):
+                    raise
+            time.sleep(ROW_PAUSE)
 
     async def asend(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         end = time.monotonic() + timeout
@@ -121,15 +130,16 @@ class Locks:
                 raise NotSent("no connection within the time limit") from None
             except (Broken, Refused) as error:
                 raise NotSent(str(error)) from error
-        call = _submit(session, commands, now)
-        try:
-            await session.await_(call, end)
-            if (replies := _replies(call)) is None:
-                call = _submit(session, commands, now, exact=True)
-                await session.await_(call, end)
-        except Late as late:
-            raise _too_late(session, late) from late
-        return replies or _replies(call) or []
+        while True:
+            try:
+                replies = await _aexchange(session, commands, now, end)
+                if replies is None:
+                    replies = await _aexchange(session, commands, now, end, exact=True)
+                return replies or []
+            except Refused as refused:
+                if not _may_ask_again(refused, end):
+                    raise
+            await asyncio.sleep(ROW_PAUSE)
 
     # --- the connection -----------------------------------------------------------------------------------------
 
@@ -231,11 +241,18 @@ def _exchange(
         raise NotSent(str(broken)) from broken
 
 
-def _submit(session: LockSession, commands: Sequence[Command], now: int | None, *, exact: bool = False) -> Call:
+async def _aexchange(
+    session: LockSession, commands: Sequence[Command], now: int | None, end: float, *, exact: bool = False
+) -> list[Reply] | None:
     try:
-        return session.submit(lambda: session.call(commands, now, exact=exact))
+        call = session.submit(lambda: session.call(commands, now, exact=exact))
     except Broken as broken:
         raise NotSent(str(broken)) from broken
+    try:
+        await session.await_(call, end)
+    except Late as late:
+        raise _too_late(session, late) from late
+    return _replies(call)
 
 
 def _replies(call: Call) -> list[Reply] | None:
@@ -245,6 +262,11 @@ def _replies(call: Call) -> list[Reply] | None:
     except Broken as broken:
         raise ReplyLost(str(broken)) from broken
     return replies
+
+
+def _may_ask_again(refused: Refused, end: float) -> bool:
+    """A row was held for longer than the connection may stand still; nothing was changed, and there is time left."""
+    return refused.sqlstate == ROW_HELD and time.monotonic() + ROW_PAUSE + 2 * ROW_TIMEOUT / 1000 < end
 
 
 def _too_late(session: LockSession, late: Late) -> ReplyLost:

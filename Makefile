@@ -6,6 +6,7 @@
 #                               (WORKERS=0 runs them in one process)
 #   make browser                the tests that click in a real chromium; wants chromium and npm on the machine
 #                               (DREF_SCREENSHOTS=docs/images writes the README's pictures)
+#   make compose                the recipe of compose.yaml on a real container engine; wants docker with compose
 #   make soak                   simulates Raft clusters under faults, ten minutes long; SOAK_ARGS="--seconds 3600"
 #   make lint                   ruff and mypy
 #   make bench                  the benchmarks, each beside what one would use instead
@@ -22,12 +23,14 @@ SOAK_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_MODULES := tests/browser/node_modules
+# The tests with targets of their own, which want more of the machine.
+ELSEWHERE := --ignore=tests/browser --ignore=tests/compose
 # How pytest ends when PYTEST_ARGS chooses no test of this kind.
 NO_TESTS := 5
 # What there is to check grows with the project.
 SOURCES := $(wildcard dref_django tests example_project benchmarks manage.py)
 
-.PHONY: demo test browser lint format bench clean soak
+.PHONY: demo test browser compose lint format bench clean soak
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml
@@ -42,8 +45,8 @@ demo: $(STAMP)
 
 # Most tests wait rather than compute, so some processes share them; those marked `alone` mind the company.
 test: $(STAMP)
-	$(BIN)/python -m pytest --ignore=tests/browser -m "not alone" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
-	$(BIN)/python -m pytest --ignore=tests/browser -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	$(BIN)/python -m pytest $(ELSEWHERE) -m "not alone" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
+	$(BIN)/python -m pytest $(ELSEWHERE) -m alone $(PYTEST_ARGS) || [ $$? -eq $(NO_TESTS) ]
 
 # An accessibility checker and the TypeScript compiler, for these tests only.
 $(NODE_MODULES)/.installed: tests/browser/package-lock.json
@@ -58,6 +61,11 @@ browser: $(STAMP) $(NODE_MODULES)/.installed
 		exit 1; \
 	fi; \
 	CHROMIUM="$$chromium" $(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+
+# The first build fetches what the image is made of.
+compose: $(STAMP)
+	@docker info >/dev/null || { echo "make compose needs a container engine: 'apt-get install docker.io docker-compose' on Debian." >&2; exit 1; }
+	$(BIN)/python -m pytest tests/compose $(PYTEST_ARGS)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.raft.simulation $(SOAK_ARGS)

@@ -68,9 +68,13 @@ def handle(options: dict[str, Any], out: OutputWrapper, err: OutputWrapper) -> i
             write_json(out, row)
     else:
         heads = ("node", "address", "role", "term", "lag", "silent", "state", "refused")
-        shown = [{**row, "refused": _counts(row["refused"])} for row in rows]
+        shown = [{**row, "lag": _count(row["lag"]), "refused": _counts(row["refused"])} for row in rows]
         write_table(out, [head.upper() for head in heads], [[row[head] for head in heads] for row in shown])
     return exits.OK
+
+
+def _count(known: int | None) -> str:
+    return "?" if known is None else str(known)
 
 
 def _counts(refused: dict[str, int] | None) -> str:

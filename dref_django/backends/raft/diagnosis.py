@@ -67,7 +67,10 @@ def node_statuses(backend: RaftBackend, addresses: Mapping[str, str]) -> dict[st
 
 
 def members(status: dict[str, Any], said: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a member, from what the leader says of itself and of the others, and from what each `said` of itself."""
+    """A row a member, from what the leader says of itself and of the others, and from what each `said` of itself.
+
+    `lag` is how many entries of the leader's log a member is known not to have, None while nothing is known.
+    """
     rows = []
     for node in [*status["voters"], *status["learners"]]:
         row: dict[str, Any] = {"node": node, "address": status["addresses"].get(node, "")}
@@ -76,7 +79,8 @@ def members(status: dict[str, Any], said: dict[str, dict[str, Any]]) -> list[dic
         if node == status["node"]:
             row["role"] = "leader"
         elif (peer := status["peers"].get(node)) is not None:
-            row |= {"last": peer["match"], "lag": status["last"] - peer["match"], "silent": round(peer["silent"], 1)}
+            match = peer["match"]  # 0: not heard of since this leader was elected
+            row |= {"last": match, "lag": status["last"] - match if match else None, "silent": round(peer["silent"], 1)}
             row["state"] = peer["state"]
         row["refused"] = said[node]["refused"] if node in said else None
         rows.append(row)

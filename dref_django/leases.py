@@ -94,6 +94,10 @@ class Lease:
         owner, meta = (self.owner, self.meta) if held else ("", "")
         return LeaseInfo(self.name, owner, self.token, self.since, left, meta, waiters)
 
+    def owners(self) -> list[str]:
+        """Who holds it, and who waits."""
+        return [self.owner, *(waiter.owner for waiter in self.queue)]
+
     def last_use(self) -> int:
         """A token is no lower than the time of its acquisition: an hour later the next one, the time, is higher."""
         return max(self.deadline, self.token, *(waiter.expires for waiter in self.queue))

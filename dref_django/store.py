@@ -167,6 +167,15 @@ class Store:
         for lease in self._leases.values():
             lease.extend(before, now)
 
+    def free(self, owners: str, now: int) -> list[Event]:
+        """Gives back what is held and waited for by owners that begin so."""
+        events: list[Event] = []
+        for name, lease in list(self._leases.items()):
+            for owner in lease.owners():
+                if owner.startswith(owners):
+                    events += self.apply([Release(name, owner)], now)[1]
+        return events
+
     def next_grave(self) -> int | None:
         """When `sweep` is worth a call again."""
         return self._graves[0][0] if self._graves else None

@@ -19,7 +19,7 @@ from dref_django.backends.raft.machine import (
 )
 from dref_django.backends.raft.sessions import MAX_SESSIONS, RESULT_LIMIT, SESSION_TTL, WINDOW
 from dref_django.backends.raft.wire import decode_replies, encode_commands
-from dref_django.protocol import GRAVE, Acquire, Add, Command, Inspect, Read, Renew, Reply, Status, Write
+from dref_django.protocol import GRAVE, Acquire, Add, Command, Inspect, Read, Renew, Reply, Status, Wake, Write
 from tests.model.commands import rolled_batch, rolled_step
 
 SECOND = 1_000_000
@@ -111,6 +111,26 @@ class TestExactlyOnce:
         assert log.send(Add("n", 1)).verdict is Verdict.EXPIRED
         assert log.send(Add("n", 1), session=999).verdict is Verdict.EXPIRED
 
+    @pytest.mark.parametrize("restored", [False, True])
+    def test_closed_session_frees_what_its_process_held_and_nothing_else(self, log: Log, restored: bool) -> None:
+        dead, alive = log.session, log.open()
+        log.send(Acquire("lock", "dead/1", 10 * SECOND))
+        log.send(Acquire("lock", "dead/2", 10 * SECOND, 10 * SECOND))
+        log.send(Acquire("lock", "alive/1", 10 * SECOND, 10 * SECOND), session=alive)
+        log.send(Acquire("kept", "alive/2", 10 * SECOND), session=alive)
+        log.send(Acquire("kept", "dead/3", 10 * SECOND, 10 * SECOND))
+        if restored:
+            log.machine = Machine.restore(log.machine.capture().encode())
+        ((space, events),) = log.add(plain_entry(Kind.CLOSE, log.now, dead)).events
+        assert (space, events[-1]) == ("space", Wake("lock", "alive/1"))
+        lock, kept = (log.look(Inspect(name))[0].lease for name in ("lock", "kept"))
+        assert lock is not None
+        assert (lock.owner, lock.waiters) == ("", ("alive/1",))
+        assert kept is not None
+        assert (kept.owner, kept.waiters) == ("alive/2", ())
+        late = log.send(Acquire("late", "dead/4", 10 * SECOND))
+        assert late.verdict is Verdict.EXPIRED, "what the dead had under way changes nothing"
+
     def test_oldest_session_makes_room_for_a_new_one(self, log: Log) -> None:
         second = log.open()
         log.send(Add("n", 1))
@@ -125,7 +145,8 @@ class TestRequestsThatShareAnEntry:
         requests = [log.request(Add("n", 1)), log.request(Write("m", b"x")), log.request(Add("n", 5))]
         outcomes = log.add_all(batch_entry(log.now, requests))
         assert [decode_replies(outcome.result)[0].data for outcome in outcomes] == [1, None, 6]
-        assert [[event.name for event in outcome.events] for outcome in outcomes] == [["n"], ["m"], ["n"]]
+        told = [[event.name for _, events in outcome.events for event in events] for outcome in outcomes]
+        assert told == [["n"], ["m"], ["n"]]
 
     def test_number_that_comes_twice_is_applied_once(self, log: Log) -> None:
         twice = log.request(Add("n", 1))

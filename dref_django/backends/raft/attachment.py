@@ -58,6 +58,7 @@ class Attachment:
         self._taps: list[Tap] = []
         self._may_host_at = time.monotonic() + (SHORT_LIVED_WAIT if is_short_lived() else 0)
         self.caller = Caller(self._loop)
+        self.caller.on_session = self._note_session
         self._thread = threading.Thread(target=self._run, name="dref-raft", daemon=True)
 
     # --- from any thread ----------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class Attachment:
             lock = HostLock.take(self.options.data_dir)
             if lock is not None:
                 with lock:
-                    await self._sit(await Host.open(self.options))
+                    await self._sit(await Host.open(self.options, lock))
                 return
         link = await Link.open(self.options, self._last_place)
         self._last_place = link.place
@@ -162,6 +163,7 @@ class Attachment:
     async def _sit(self, seat: Host | Link) -> None:
         def ready() -> None:
             self._seat, self.trouble = seat, ""
+            self._note_session(self.caller.session)
             for tap in self._taps:
                 seat.add_tap(tap)
             self.caller.attach(seat)
@@ -172,6 +174,10 @@ class Attachment:
             self._seat = None
             self.caller.attach(None)
             await seat.close()
+
+    def _note_session(self, session: int) -> None:
+        if isinstance(self._seat, Host):
+            self._seat.note_session(session)
 
     def _report(self, trouble: str) -> None:
         if trouble != self.trouble:

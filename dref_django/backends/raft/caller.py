@@ -12,7 +12,7 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgpack
@@ -64,7 +64,9 @@ class Caller:
         # On the loop only:
         self._gate: Gate | None = None
         self._parked: deque[Call] = deque()  # for want of a node, a session, or room in its window
-        self._session = 0
+        self.session = 0  # 0: there is none
+        self.on_session: Callable[[int], None] = lambda session: None
+        """Called with each new one."""
         self._is_opening = False
         self._next_number = 1
         self._outstanding: dict[int, Call] = {}  # by number, the lowest first
@@ -146,13 +148,13 @@ class Caller:
         """Gives a call its number once there is a session with room for it."""
         if call.number:
             return True
-        if not self._session:
+        if not self.session:
             self._open_session()
-        if not self._session:
+        if not self.session:
             return False
         if self._next_number - self._floor() >= WINDOW:
             return False
-        call.session, call.number = self._session, self._next_number
+        call.session, call.number = self.session, self._next_number
         self._outstanding[call.number] = call
         self._next_number += 1
         return True
@@ -187,8 +189,8 @@ class Caller:
             self._fail(call, DRefError(body.decode(errors="replace")))
 
     def _expired(self, call: Call) -> None:
-        if call.session == self._session:
-            self._session = 0
+        if call.session == self.session:
+            self.session = 0
         self._end(call)
         if call.was_lost:
             self._fail(call, ReplyLost("the session ended before the answer came"))
@@ -240,7 +242,8 @@ class Caller:
     def _opened(self, answer: Answer, body: bytes) -> None:
         self._is_opening = False
         if answer is Answer.DONE:
-            self._session = msgpack.unpackb(body)  # numbers go on: those of an ended session may still be under way
+            self.session = msgpack.unpackb(body)  # numbers go on: those of an ended session may still be under way
+            self.on_session(self.session)
             self._unpark()
         else:
             self._retry_soon()

@@ -6,6 +6,7 @@ An asyncio protocol rather than streams: a frame that arrives is handed on in th
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
@@ -101,6 +102,11 @@ class Channel(asyncio.Protocol):
     async def closed(self) -> None:
         """Returns when the connection has ended, whoever ended it."""
         await asyncio.shield(self._ended)
+
+    @property
+    def raw(self) -> socket.socket | None:
+        """To be looked at only."""
+        return None if self._transport is None else self._transport.get_extra_info("socket")
 
     def close(self) -> None:
         """What was sent before still goes out."""

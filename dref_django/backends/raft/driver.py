@@ -330,8 +330,8 @@ class Driver:
             named = self.machine.cluster_id
             outcomes = self.machine.apply(entry.index, entry.data)
             for outcome in outcomes:
-                if outcome.events:
-                    self.fanout.publish(outcome.space, outcome.events)
+                for space, events in outcome.events:
+                    self.fanout.publish(space, events)
             if named != self.machine.cluster_id:
                 self.on_change()
         self.applied = entry.index

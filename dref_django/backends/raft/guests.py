@@ -29,6 +29,8 @@ class Guest:
         self._gate = gate
         self._fanout = fanout
         self._taps: dict[int, Tap] = {}
+        self.sessions: set[int] = set()
+        """Those that it has used."""
 
     async def run(self) -> None:
         """Until the connection ends, or says what is no question (ValueError)."""
@@ -58,6 +60,8 @@ class Guest:
                     self._fanout.remove(gone)
                 self._tell(Told.ANSWER, number, Answer.DONE, b"")
             case _:
+                if question.ask is Ask.BATCH:
+                    self.sessions.add(question.body[0])
                 self._gate.ask(question, lambda answer, body: self._tell(Told.ANSWER, number, answer, body))
 
     def _listen(self, key: int, space: str, owner: str, names: Sequence[str], prefixes: Sequence[str]) -> None:

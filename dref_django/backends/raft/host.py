@@ -1,35 +1,45 @@
-"""What hosting the machine's node takes: its database, its driver, and a door for the other processes."""
+"""What hosting the machine's node takes: its database, its driver, and a door for the other processes.
+
+A process of this machine that dies without a word, a client or the last host, is known to have died, and its session is
+closed: what it held is free at once, not after its lease.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable
 
-from .calls import Answered, Question
+from .calls import Answer, Answered, Ask, Question
 from .core import Config, HardState, Members, Raft, bootstrap
 from .disk import Disk
 from .driver import Driver
 from .feeds import Tap
 from .guests import Guest
-from .lock import socket_path
+from .lock import HostLock, socket_path
 from .machine import Machine
 from .network import NODE, Network
 from .node import ELECTION_TICKS, Node
 from .options import Options
+from .peers import Peer
 from .storage import Storage
 from .transport import Acceptor, Channel
 
 logger = logging.getLogger("dref_django")
 
 DATABASE = "node.sqlite3"
+PAUSE = 0.1
+"""Seconds until a session is closed again when nobody leads."""
 
 
 class Host:
     """As a `calls.Gate`, and for taps, of the process that it lives in. All on the loop of its attachment."""
 
-    def __init__(self, options: Options, disk: Disk, storage: Storage) -> None:
+    def __init__(self, options: Options, lock: HostLock, disk: Disk, storage: Storage) -> None:
         self.options = options
+        self._lock = lock
         self._disk = disk
         self._storage = storage
         self._network = Network(options, storage.node_id, self._serve) if not options.is_alone else None
@@ -37,12 +47,12 @@ class Host:
         self._node: Node | None = None
 
     @classmethod
-    async def open(cls, options: Options) -> Host:
+    async def open(cls, options: Options, lock: HostLock) -> Host:
         """Raises `StorageError`."""
         disk = Disk("dref-raft-disk")
         storage = await disk.run(Storage.open, options.data_dir / DATABASE, options.cluster)
         try:
-            return cls(options, disk, storage)
+            return cls(options, lock, disk, storage)
         except BaseException:
             storage.close()
             raise
@@ -55,7 +65,11 @@ class Host:
         self._node = node = await self._start(founded)
         await self._door.listen_unix(socket_path(self.options.data_dir))
         ready()
-        await node.run()
+        settling = asyncio.ensure_future(self._settle())
+        try:
+            await node.run()
+        finally:
+            settling.cancel()
 
     async def _begin(self, report: Callable[[str], None]) -> bool:
         """Whether this node is a founder."""
@@ -83,10 +97,37 @@ class Host:
     async def _serve(self, channel: Channel) -> None:
         if self._node is None:
             return
-        try:
-            await Guest(channel, self._node, self._node.driver.fanout).run()
-        except (ValueError, TypeError) as error:
-            logger.warning("dref: the connection to a client is closed, as it said nonsense: %s", error)
+        guest = Guest(channel, self._node, self._node.driver.fanout)
+        with contextlib.closing(Peer.behind(channel.raw)) as peer:
+            try:
+                await guest.run()
+            except (ValueError, TypeError) as error:
+                logger.warning("dref: the connection to a client is closed, as it said nonsense: %s", error)
+            if guest.sessions and await peer.has_ended():
+                for session in guest.sessions:
+                    await self._close_session(session)
+
+    async def _settle(self) -> None:
+        for session in sorted(self._lock.left):
+            await self._close_session(session)
+            self._lock.settle(session)
+
+    async def _close_session(self, session: int) -> None:
+        """Its process has ended, for certain. In vain only if this host ends, too."""
+        while True:
+            if await self._answer(Question(Ask.CLOSE, (session,))) not in (Answer.LATER, Answer.LOST):
+                return
+            await asyncio.sleep(PAUSE)
+
+    async def _answer(self, question: Question) -> Answer:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Answer, body: bytes) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self.ask(question, answered)
+        return await future
 
     async def leave(self) -> None:
         """Hands over what others can take over, while the node still runs."""
@@ -105,6 +146,10 @@ class Host:
             self._disk.close()
 
     # --- for this process ---------------------------------------------------------------------------------------
+
+    def note_session(self, session: int) -> None:
+        """That of this process, for whoever hosts after it."""
+        self._lock.note(session)
 
     def ask(self, question: Question, answered: Answered) -> None:
         self._running().ask(question, answered)

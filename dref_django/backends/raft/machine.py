@@ -5,7 +5,8 @@ clock: the leader stamps each entry with its `now`, and the machine's time is th
 
 - BATCH: requests, each with commands of one client; a number that its session has seen before is answered from there.
   All that reaches the leader at once goes through log and disk as one entry.
-- OPEN, CLOSE: a session begins (its id is the entry's index, so it never comes twice) and ends.
+- OPEN, CLOSE: a session begins (its id is the entry's index, so it never comes twice), and ends with its process: what
+  that held is free, and what it still has under way changes nothing.
 - LEAD: the first entry of a new leader: every lease gets its whole time again, as nobody could renew meanwhile. The
   very first one names the cluster: `cluster_id` is the epoch of everything that watchers are told.
 - RENAME: the cluster goes on under another id, since it was recovered without its majority and may lack writes.
@@ -57,8 +58,8 @@ class Verdict(IntEnum):
 class Outcome(NamedTuple):
     verdict: Verdict
     result: bytes = b""
-    space: str = ""
-    events: Sequence[Event] = ()
+    events: Sequence[tuple[str, Sequence[Event]]] = ()
+    """By space."""
 
 
 class SnapshotError(Exception):
@@ -150,7 +151,7 @@ class Machine:
                     self._sessions.open(index, self.now)
                     return [Outcome(Verdict.APPLIED, msgpack.packb(index))]
                 case Kind.CLOSE:
-                    self._sessions.close(rest[0])
+                    return [Outcome(Verdict.APPLIED, events=self._close(rest[0]))]
                 case Kind.LEAD:
                     self.cluster_id = self.cluster_id or str(rest[0])
                     for store in self._spaces.values():
@@ -188,7 +189,16 @@ class Machine:
         self._spaces.setdefault(request.space, store)
         result = encode_replies(replies)
         session.record(request.number, result)
-        return Outcome(Verdict.APPLIED, result, request.space, events)
+        session.note_holders(request.space, commands)
+        return Outcome(Verdict.APPLIED, result, ((request.space, events),) if events else ())
+
+    def _close(self, session_id: int) -> list[tuple[str, Sequence[Event]]]:
+        session = self._sessions.close(session_id)
+        told: list[tuple[str, Sequence[Event]]] = []
+        for space, owners in [] if session is None else sorted(session.holders):
+            if (store := self._spaces.get(space)) is not None:
+                told.append((space, store.free(owners, self.now)))
+        return told
 
     def _collect(self) -> None:
         self._sessions.expire(self.now)

@@ -4,12 +4,16 @@ A client numbers its requests. The session remembers the encoded replies of thos
 again; a repeated number is answered from there and changes nothing (Raft dissertation, section 6.3). Everything is
 bounded: a client says with each request which numbers it has done with, at most `WINDOW` results are kept, large
 replies are not, and a session that nobody uses for `SESSION_TTL` ends, by an entry, on every node at the same place.
+
+A session also knows for whom it took leases: when it is closed because its process has ended, they are free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
+
+from dref_django.protocol import Acquire, Command, Renew
 
 WINDOW: Final = 1024
 """Results a session keeps; a client has no more requests under way."""
@@ -32,15 +36,25 @@ class SessionImage(NamedTuple):
     last_use: int
     floor: int
     results: dict[int, bytes | None]
+    holders: tuple[tuple[str, str], ...] = ()
 
 
 class Session:
-    __slots__ = ("floor", "last_use", "results")
+    __slots__ = ("floor", "holders", "last_use", "results")
 
     def __init__(self, last_use: int) -> None:
         self.last_use = last_use
         self.floor = 0  # lower numbers are done with
         self.results: dict[int, bytes | None] = {}
+        self.holders: set[tuple[str, str]] = set()
+        """Spaces, and what the owners of its process's leases there begin with."""
+
+    def note_holders(self, space: str, commands: Sequence[Command]) -> None:
+        for command in commands:
+            if isinstance(command, (Acquire, Renew)):
+                process, slash, _ = command.owner.rpartition("/")
+                if slash:
+                    self.holders.add((space, process + slash))
 
     def result(self, number: int) -> bytes | None:
         """What the request `number` was answered with; None when it is new. Raises `Forgotten`."""
@@ -87,8 +101,8 @@ class Sessions:
             self._sessions[session_id] = session
         return session
 
-    def close(self, session_id: int) -> None:
-        self._sessions.pop(session_id, None)
+    def close(self, session_id: int) -> Session | None:
+        return self._sessions.pop(session_id, None)
 
     def next_end(self) -> int | None:
         """When the first session ends if nobody uses it."""
@@ -100,8 +114,10 @@ class Sessions:
 
     def dump(self) -> Iterator[SessionImage]:
         for session_id, session in self._sessions.items():
-            yield SessionImage(session_id, session.last_use, session.floor, dict(session.results))
+            holders = tuple(sorted(session.holders))
+            yield SessionImage(session_id, session.last_use, session.floor, dict(session.results), holders)
 
     def load(self, image: SessionImage) -> None:
         session = self._sessions[image.id] = Session(image.last_use)
         session.floor, session.results = image.floor, dict(image.results)
+        session.holders = {(space, process) for space, process in image.holders}

@@ -7,7 +7,8 @@
 #   make browser                the tests that click in a real chromium; wants chromium and npm on the machine
 #                               (DREF_SCREENSHOTS=docs/images writes the README's pictures)
 #   make compose                the recipe of compose.yaml on a real container engine; wants docker with compose
-#   make soak                   simulates Raft clusters under faults, ten minutes long; SOAK_ARGS="--seconds 3600"
+#   make soak                   simulates Raft clusters under faults, the cores and whole nodes, ten minutes each;
+#                               SOAK_ARGS="--seconds 3600"
 #   make lint                   ruff and mypy
 #   make bench                  the benchmarks, each beside what one would use instead
 #   make clean                  removes the virtual environment and everything generated
@@ -69,6 +70,7 @@ compose: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.raft.simulation $(SOAK_ARGS)
+	$(BIN)/python -m tests.raft.rehearsal $(SOAK_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

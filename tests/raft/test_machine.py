@@ -180,6 +180,19 @@ class TestTime:
         assert (info.lease.owner, info.lease.left, info.lease.waiters) == ("a/1", 10 * SECOND, ("b/1",))
         assert log.replies(Renew("lock", "a/1", token, SECOND))[0].status is Status.APPLIED
 
+    def test_new_leader_whose_clock_is_hours_ahead_ends_no_session(self, log: Log) -> None:
+        log.send(Add("n", 1))
+        log.now += SESSION_TTL // 2
+        log.plain(Kind.TIME)
+        log.now += 5 * SESSION_TTL
+        log.plain(Kind.LEAD)
+        assert log.send(Add("n", 1), number=1).verdict is Verdict.APPLIED, "a retry is still known"
+        assert log.look(Read("n"))[0].data == 1
+        idle = log.open()
+        log.now += SESSION_TTL
+        log.plain(Kind.TIME)
+        assert log.send(Add("n", 1), session=idle).verdict is Verdict.EXPIRED
+
     def test_new_leader_does_not_revive_what_was_seen_to_have_run_out(self, log: Log) -> None:
         log.replies(Acquire("lock", "a/1", 10 * SECOND))
         log.now += 11 * SECOND

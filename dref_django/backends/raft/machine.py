@@ -7,8 +7,9 @@ clock: the leader stamps each entry with its `now`, and the machine's time is th
   All that reaches the leader at once goes through log and disk as one entry.
 - OPEN, CLOSE: a session begins (its id is the entry's index, so it never comes twice), and ends with its process: what
   that held is free, and what it still has under way changes nothing.
-- LEAD: the first entry of a new leader: every lease gets its whole time again, as nobody could renew meanwhile. The
-  very first one names the cluster: `cluster_id` is the epoch of everything that watchers are told.
+- LEAD: the first entry of a new leader, whose clock may be far ahead: every lease gets its whole time again, as nobody
+  could renew meanwhile, and no session ends by it. The very first one names the cluster: `cluster_id` is the epoch of
+  everything that watchers are told.
 - RENAME: the cluster goes on under another id, since it was recovered without its majority and may lack writes.
 - TIME: moves time on and collects garbage; the leader proposes it when something is due.
 
@@ -156,6 +157,7 @@ class Machine:
                     self.cluster_id = self.cluster_id or str(rest[0])
                     for store in self._spaces.values():
                         store.extend_leases(before, self.now)
+                    self._sessions.extend(before, self.now)
                     self._collect()
                 case Kind.RENAME:
                     self.cluster_id = str(rest[0])

@@ -104,6 +104,11 @@ class Sessions:
     def close(self, session_id: int) -> Session | None:
         return self._sessions.pop(session_id, None)
 
+    def extend(self, before: int, now: int) -> None:
+        """Nobody could be served from `before` on: whoever had not ended then has as much time left as it had."""
+        for session in self._sessions.values():
+            session.last_use += now - before
+
     def next_end(self) -> int | None:
         """When the first session ends if nobody uses it."""
         return next(iter(self._sessions.values())).last_use + SESSION_TTL if self._sessions else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import secrets
 import time
 
@@ -19,6 +20,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="replay this one")
     parser.add_argument("--seconds", type=float, default=600.0, help="for how long (default: %(default)g)")
     options = parser.parse_args()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     if options.seed is not None:
         print(dict(rehearse(options.seed)))
         return

@@ -82,7 +82,7 @@ def virtual_time(random: Random, make_disk: Callable[[str], object]) -> Iterator
             finally:
                 for task in (tasks := asyncio.all_tasks(loop)):
                     task.cancel()
-                loop.run_until_complete(asyncio.wait(tasks))
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     finally:
         loop.close()
     assert not loop.failures, loop.failures

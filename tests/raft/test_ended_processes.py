@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -166,6 +168,13 @@ class TestNotes:
         note = self.die(tmp_path, 456)
         (tmp_path / LOCK_FILE).write_bytes(spoil(note))
         assert self.left(tmp_path) == set()
+
+    def test_what_cannot_be_noted_is_left_to_its_lease(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def is_full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", is_full)
+        assert self.die(tmp_path, 456) == b""
 
     def test_note_of_another_boot_or_machine_is_not_believed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ import hashlib
 import os
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
@@ -81,9 +82,11 @@ class HostLock:
             os.close(self._descriptor)
 
     def _write(self) -> None:
+        """Where the disk is full the sessions are left to their leases."""
         note = _note(self.left | {self._own} - {0})
-        os.pwrite(self._descriptor, note, 0)
-        os.ftruncate(self._descriptor, len(note))
+        with suppress(OSError):
+            os.pwrite(self._descriptor, note, 0)
+            os.ftruncate(self._descriptor, len(note))
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +116,7 @@ def _read(note: bytes) -> set[int]:
 
 
 def _boot_id() -> str:
-    """ "": unknown."""
+    """Empty when the system does not tell."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from dref_django.backends.raft.core import AddLearner, Members, PeerStatus, Promote, Remove, Role, Status
-from dref_django.backends.raft.founding import Decision, News, Step, decide
+from dref_django.backends.raft.founding import Decision, News, Step, decide, first_members
 from dref_django.backends.raft.upkeep import FLOOR, next_change
 
 ABC = frozenset("abc")
@@ -16,37 +16,55 @@ NOBODY: frozenset[str] = frozenset()
 
 class TestFounding:
     def test_lone_node_founds_alone_when_nobody_else_is_expected(self) -> None:
-        assert decide("a", 1, NOBODY, {}) == Decision(Step.PROMISE, frozenset("a"))
-        assert decide("a", 1, frozenset("a"), {}) == Decision(Step.FOUND, frozenset("a"))
+        assert decide("a", 1, 5, NOBODY, {}) == Decision(Step.PROMISE, frozenset("a"))
+        assert decide("a", 1, 5, frozenset("a"), {}) == Decision(Step.FOUND, frozenset("a"))
 
     def test_too_few_nodes_wait_and_say_for_how_many(self) -> None:
-        decision = decide("a", 3, NOBODY, {"b": News(False, frozenset("ab"))})
+        decision = decide("a", 3, 5, NOBODY, {"b": News(False, frozenset("ab"))})
         assert (decision.step, decision.why) == (Step.WAIT, "for 1 more of the 3 nodes that found the cluster")
 
     def test_nodes_that_do_not_see_each_other_promise_nothing(self) -> None:
         others = {"b": News(False, ABC), "c": News(False, frozenset("ac"))}
-        assert decide("a", 3, NOBODY, others).step is Step.WAIT
+        assert decide("a", 3, 5, NOBODY, others).step is Step.WAIT
 
     def test_cluster_is_founded_once_all_founders_have_promised_the_same(self) -> None:
-        promised = News(False, ABC, ABC)
-        assert decide("a", 3, ABC, {"b": promised, "c": News(False, ABC)}).step is Step.WAIT
-        assert decide("a", 3, ABC, {"b": promised, "c": promised}) == Decision(Step.FOUND, ABC)
+        promised = News(False, ABC, ABC, 5)
+        assert decide("a", 3, 5, ABC, {"b": promised, "c": News(False, ABC, NOBODY, 5)}).step is Step.WAIT
+        assert decide("a", 3, 5, ABC, {"b": promised, "c": promised}) == Decision(Step.FOUND, ABC)
 
     def test_node_that_meets_a_state_joins_whatever_it_promised(self) -> None:
-        others = {"b": News(True), "c": News(False, ABC, ABC)}
-        assert decide("a", 3, NOBODY, others).step is Step.JOIN
-        assert decide("a", 3, ABC, others).step is Step.JOIN
+        others = {"b": News(True), "c": News(False, ABC, ABC, 5)}
+        assert decide("a", 3, 5, NOBODY, others).step is Step.JOIN
+        assert decide("a", 3, 5, ABC, others).step is Step.JOIN
 
     def test_promise_of_others_is_taken_up_rather_than_another_one_made(self) -> None:
-        others = {"b": News(False, ABC, ABC), "c": News(False, ABC), "0": News(False, ABC)}
-        assert decide("a", 3, NOBODY, others) == Decision(Step.PROMISE, ABC)
+        others = {"b": News(False, ABC, ABC, 5), "c": News(False, ABC), "0": News(False, ABC)}
+        assert decide("a", 3, 5, NOBODY, others) == Decision(Step.PROMISE, ABC)
+
+    def test_of_more_founders_than_may_vote_the_first_do_and_the_others_learn(self) -> None:
+        assert first_members(frozenset("edcba"), 3) == Members(ABC, frozenset("de"))
+        assert first_members(ABC, 5) == Members(ABC)
+
+    def test_founders_that_do_not_agree_on_who_votes_wait_and_say_so(self) -> None:
+        others = {"b": News(False, ABC, ABC, 1), "c": News(False, ABC, ABC, 2)}
+        decision = decide("a", 3, 2, ABC, others)
+        assert (decision.step, decision.why) == (
+            Step.WAIT,
+            "but VOTERS is 1 at b and 2 here: give all nodes the same",
+        )
+        others["b"] = News(False, ABC, ABC, 2)
+        assert decide("a", 3, 2, ABC, others).step is Step.FOUND
+
+    def test_voters_that_are_more_than_founders_need_not_agree(self) -> None:
+        others = {node: News(False, ABC, ABC, 3) for node in "bc"}
+        assert decide("a", 3, 5, ABC, others).step is Step.FOUND
 
     def test_surplus_node_waits_for_the_others(self) -> None:
         others = {node: News(False, frozenset("abcd")) for node in "abc"}
-        assert decide("d", 3, NOBODY, others).step is Step.WAIT
+        assert decide("d", 3, 5, NOBODY, others).step is Step.WAIT
 
     def test_torn_promises_are_told(self) -> None:
-        decision = decide("a", 2, frozenset("ab"), {"b": News(False, ABC, frozenset("bc"))})
+        decision = decide("a", 2, 5, frozenset("ab"), {"b": News(False, ABC, frozenset("bc"), 5)})
         assert decision.step is Step.WAIT
         assert "delete its DATA_DIR" in decision.why
 
@@ -60,12 +78,12 @@ class TestFounding:
         heard: dict[str, dict[str, News]] = {node: {} for node in nodes}
         for _ in range(200):
             me, other = dice.sample(nodes, 2)
-            heard[me][other] = News(other in founded, frozenset((other, *heard[other])), promised[other])
+            heard[me][other] = News(other in founded, frozenset((other, *heard[other])), promised[other], 5)
             if dice.random() < 0.1:
                 heard[me].pop(dice.choice(nodes), None)
             if me in founded:
                 continue
-            decision = decide(me, 3, promised[me], heard[me])
+            decision = decide(me, 3, 5, promised[me], heard[me])
             if decision.step is Step.PROMISE:
                 assert not promised[me]
                 promised[me] = decision.nodes
@@ -76,7 +94,7 @@ class TestFounding:
                 assert one == other_set or not one & other_set
 
     def test_news_survive_the_wire_and_nonsense_is_refused(self) -> None:
-        news = News(False, ABC, frozenset("ab"))
+        news = News(False, ABC, frozenset("ab"), 5)
         assert News.decode(news.encode()) == news
         for garbage in (b"", b"\xc1", b"\x93\x01\x02\x03", b"\x01"):
             with pytest.raises(ValueError, match=r"."):

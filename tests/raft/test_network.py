@@ -42,7 +42,7 @@ class Newcomer:
 
     async def found(self) -> frozenset[str]:
         await self.network.open()
-        return await self.network.found(self.storage, self.disk, self.reports.append)
+        return (await self.network.found(self.storage, self.disk, self.reports.append)).voters
 
     async def close(self) -> None:
         await self.network.close()

@@ -60,6 +60,15 @@ def test_leader_makes_room_when_nobody_else_can(tmp_path: Path) -> None:
         assert nodes.backends[0].execute([Add("n", 1)])[0].data == 2
 
 
+def test_more_founders_than_may_vote(tmp_path: Path) -> None:
+    few = {"VOTERS": 1, "BOOTSTRAP_EXPECT": 3}
+    with Nodes(tmp_path, few, few, few) as nodes:
+        nodes.start_all()
+        wait_until(lambda: tuple(map(len, roles(nodes))) == (1, 2), "one voter and two learners", PATIENCE)
+        for number in range(3):
+            assert nodes.backends[number].execute([Add("n", 1)])[0].data == number + 1
+
+
 def test_node_that_may_found_a_cluster_alone_joins_the_one_that_is_there(tmp_path: Path) -> None:
     alone = {"BOOTSTRAP_EXPECT": 1}
     with Nodes(tmp_path, alone, alone) as nodes:

@@ -3,7 +3,8 @@
 A cluster is founded once, by `expect` nodes that see each other and nobody with a state. Each promises to found with
 that very set, on disk and at most once in its life, and only when it has heard the same promise from all of them does
 it found: as no node promises twice, no node is among the founders of two clusters, and all of them begin with the same
-first entry. Whoever sees a node with a state joins instead.
+first entry. Whoever sees a node with a state joins instead. Of more founders than may vote the first do, by their ids,
+and the others begin as learners; so all of them must be told the same number of voters.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import msgpack
+
+from .core import Members
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -24,17 +27,19 @@ class News(NamedTuple):
     sees: frozenset[str] = NOBODY
     """The nodes without a state that it can talk to, itself included."""
     promised: frozenset[str] = NOBODY
+    voters: int = 0
+    """How many of them vote, as the settings of that node say."""
 
     def encode(self) -> bytes:
-        packed: bytes = msgpack.packb((self.has_state, sorted(self.sees), sorted(self.promised)))
+        packed: bytes = msgpack.packb((self.has_state, sorted(self.sees), sorted(self.promised), self.voters))
         return packed
 
     @classmethod
     def decode(cls, data: bytes) -> News:
         """Raises ValueError."""
         try:
-            has_state, sees, promised = msgpack.unpackb(data)
-            return cls(bool(has_state), _nodes(sees), _nodes(promised))
+            has_state, sees, promised, voters = msgpack.unpackb(data)
+            return cls(bool(has_state), _nodes(sees), _nodes(promised), int(voters))
         except (TypeError, msgpack.UnpackException) as error:
             raise ValueError(f"no news of a node: {error}") from error
 
@@ -62,12 +67,17 @@ class Decision(NamedTuple):
     """What is waited for, in words."""
 
 
-def decide(me: str, expect: int, promised: frozenset[str], others: Mapping[str, News]) -> Decision:
+def first_members(founders: frozenset[str], voters: int) -> Members:
+    ordered = sorted(founders)
+    return Members(frozenset(ordered[:voters]), frozenset(ordered[voters:]))
+
+
+def decide(me: str, expect: int, voters: int, promised: frozenset[str], others: Mapping[str, News]) -> Decision:
     """`others`: the latest news of each node that can be talked to now; `promised`: by this node, or nobody."""
     if any(news.has_state for news in others.values()):
         return Decision(Step.JOIN)
     if promised:
-        return _with_promise(me, promised, others)
+        return _with_promise(me, voters, promised, others)
     for news in others.values():
         if me in news.promised and news.promised <= {me, *others}:
             return Decision(Step.PROMISE, news.promised)  # rather than a choice of its own, which may differ
@@ -85,7 +95,12 @@ def decide(me: str, expect: int, promised: frozenset[str], others: Mapping[str, 
     return Decision(Step.WAIT, nodes, "for the nodes that found the cluster to see each other")
 
 
-def _with_promise(me: str, promised: frozenset[str], others: Mapping[str, News]) -> Decision:
+def _with_promise(me: str, voters: int, promised: frozenset[str], others: Mapping[str, News]) -> Decision:
+    members = first_members(promised, voters)
+    for node in sorted(promised - {me}):
+        if node in others and first_members(promised, others[node].voters) != members:
+            why = f"but VOTERS is {others[node].voters} at {node} and {voters} here: give all nodes the same"
+            return Decision(Step.WAIT, promised, why)
     missing = sorted(node for node in promised - {me} if node not in others or others[node].promised != promised)
     if not missing:
         return Decision(Step.FOUND, promised)

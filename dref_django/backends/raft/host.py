@@ -73,13 +73,13 @@ class Host:
 
     async def _begin(self, report: Callable[[str], None]) -> bool:
         """Whether this node is a founder."""
-        founders = frozenset({self._storage.node_id})
+        founders = Members(frozenset({self._storage.node_id}))
         if self._network is not None:
             founders = await self._network.found(self._storage, self._disk, report)
-        if founders:
-            hard_state, entries = bootstrap(Members(founders))
+        if founders.voters:
+            hard_state, entries = bootstrap(founders)
             await self._disk.run(self._storage.save, hard_state, None, entries, None)
-        return bool(founders)
+        return bool(founders.voters)
 
     async def _start(self, founded: bool) -> Node:
         storage = self._storage

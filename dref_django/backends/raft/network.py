@@ -14,9 +14,10 @@ from typing import Final
 
 import msgpack
 
+from .core import Members
 from .discovery import find_places, own_address
 from .disk import Disk
-from .founding import NOBODY, News, Step, decide
+from .founding import NOBODY, News, Step, decide, first_members
 from .options import Options
 from .storage import Storage
 from .transport import Acceptor, Back, Channel, Hello, Links, TransportError, dial
@@ -154,17 +155,18 @@ class Network:
 
     # --- founding -----------------------------------------------------------------------------------------------
 
-    async def found(self, storage: Storage, disk: Disk, report: Callable[[str], None]) -> frozenset[str]:
+    async def found(self, storage: Storage, disk: Disk, report: Callable[[str], None]) -> Members:
         """The founders, this node among them, when the cluster begins now; nobody, when there is one to join."""
+        voters = self._options.voters
         noted = storage.noted(FOUNDERS)
         promised = frozenset(msgpack.unpackb(noted)) if noted else NOBODY
         await self._hear_everybody(promised)
         while True:
             others = {node: news for node, news in self._news.items() if self._links.is_up(node)}
-            decision = decide(self.node_id, self._options.bootstrap_expect, promised, others)
+            decision = decide(self.node_id, self._options.bootstrap_expect, voters, promised, others)
             match decision.step:
                 case Step.JOIN:
-                    return NOBODY
+                    return Members()
                 case Step.PROMISE:
                     await disk.run(storage.note, FOUNDERS, msgpack.packb(sorted(decision.nodes)))
                     promised = decision.nodes
@@ -172,9 +174,9 @@ class Network:
                 case Step.WAIT:
                     report(f"waiting {decision.why}")
             sees = frozenset((self.node_id, *others))
-            self._tell_all(News(False, sees, promised))
+            self._tell_all(News(False, sees, promised, voters))
             if decision.step is Step.FOUND:
-                return decision.nodes
+                return first_members(decision.nodes, voters)
             await self._next_news()
 
     async def _hear_everybody(self, promised: frozenset[str]) -> None:
@@ -183,7 +185,7 @@ class Network:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GRACE):
                 while not self._news.keys() >= set(self._found_at.values()):
-                    self._tell_all(News(False, frozenset({self.node_id}), promised))
+                    self._tell_all(News(False, frozenset({self.node_id}), promised, self._options.voters))
                     await self._next_news()
 
     def _tell_all(self, news: News) -> None:

@@ -33,6 +33,7 @@ DEFAULT_DIRECTORY: Final = "dref-data"
 SHORTEST_SECRET: Final = 16
 MAX_CLUSTER_NAME: Final = 100
 MAX_VOTERS: Final = 9
+MAX_FOUNDERS: Final = 99
 KNOWN: Final = (
     "NODES", "SERVICES", "PORT", "BIND", "ADVERTISE", "DATA_DIR", "BOOTSTRAP_EXPECT", "CLUSTER", "SECRET", "TLS",
     "VOTERS", "ROLE",
@@ -146,7 +147,7 @@ class _Reader:
         cluster = self._text("CLUSTER", DEFAULT_CLUSTER, MAX_CLUSTER_NAME)
         secrets = self._secrets()
         voters = self._number("VOTERS", DEFAULT_VOTERS, 1, MAX_VOTERS)
-        expect = min(voters, len(nodes)) if nodes else DEFAULT_EXPECT if services else 1
+        expect = _founders(len(nodes), voters) if nodes else DEFAULT_EXPECT if services else 1
         options = Options(
             data_dir=self._data_dir(),
             cluster=cluster,
@@ -156,7 +157,7 @@ class _Reader:
             port=port,
             bind=self._text("BIND", "127.0.0.1" if near else "0.0.0.0"),  # noqa: S104 -- authenticated, and refused without a secret
             advertise=self._advertise(port),
-            bootstrap_expect=self._number("BOOTSTRAP_EXPECT", expect, 1, MAX_VOTERS),
+            bootstrap_expect=self._number("BOOTSTRAP_EXPECT", expect, 1, MAX_FOUNDERS),
             voters=voters,
             role=self._role(),
             tls=self._tls(),
@@ -173,8 +174,6 @@ class _Reader:
     def _check_together(self, options: Options) -> None:
         if options.role is Role.CLIENT and options.is_alone:
             raise self._wrong("ROLE", "is 'client', which needs NODES or SERVICES: somebody to ask")
-        if options.bootstrap_expect > options.voters:
-            raise self._wrong("BOOTSTRAP_EXPECT", f"is {options.bootstrap_expect}, more than VOTERS, {options.voters}")
 
     def _wrong(self, name: str, what: str) -> ImproperlyConfigured:
         return ImproperlyConfigured(f"{self._names[name]} {what}.")
@@ -254,6 +253,11 @@ class _Reader:
             if not Path(value[key]).is_file():
                 raise self._wrong("TLS", f"has no file {value[key]!s} ({key})")
         return Tls(*(Path(value[key]) for key in TLS_KEYS))
+
+
+def _founders(nodes: int, voters: int) -> int:
+    """As many as may vote, and more than half of all: no two groups found a cluster each."""
+    return max(min(voters, nodes), nodes // 2 + 1)
 
 
 def is_loopback(address: str) -> bool:

@@ -26,6 +26,7 @@ FLOORS = {
     "crashes": 6,
     "clients killed": 2,
     "cuts": 2,
+    "members removed": 0.5,
     "sessions closed": 8,
     "snapshots restored": 4,
     "terms": 30,

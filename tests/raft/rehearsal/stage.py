@@ -66,9 +66,9 @@ class Wires:
         self._stage = machine.stage
 
     def send(self, to: str, frame: bytes) -> bool:
-        sender, receiver = self._machine.name, self._stage.machines[to]
-        theirs = receiver.wires
-        if not self.is_alive or theirs is None:
+        sender, receiver = self._machine.name, self._stage.machines.get(to)
+        theirs = None if receiver is None else receiver.wires
+        if receiver is None or theirs is None or not self.is_alive:
             return False
 
         def back(answer: bytes) -> object:
@@ -378,6 +378,16 @@ class Stage:
         disk.delay = 0.1
         self.loop.call_later(self.random.uniform(0.5, 4.0), lambda: setattr(disk, "delay", SYNC))
 
+    def _remove(self) -> None:
+        """A member that is alive: the leader takes it in again, first as a learner."""
+        leader, victim = self._victim().node, self.random.choice([*self.machines])
+
+        def answered(answer: Answer, body: bytes) -> None:
+            self.seen["members removed"] += answer is Answer.DONE
+
+        if leader is not None and len(self.machines) > 1:
+            leader.ask(Question(Ask.CHANGE, ("remove", victim)), answered)
+
     def _transfer(self) -> None:
         node = self._victim().node
         if node is not None:
@@ -396,4 +406,5 @@ FAULTS: Sequence[Callable[[Stage], None]] = (
     Stage._cut,
     Stage._stall,
     Stage._transfer,
+    Stage._remove,
 )

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
 from example_project.demo import Visitor
+from tests.containers.recipe import ROOT, SERVICE
 from tests.processes import wait_until
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SERVICE = "dref-example"
 PATIENCE = 60.0
 
 
@@ -109,10 +107,6 @@ class Compose:
 
     def replicas(self) -> list[Replica]:
         """Those that run."""
-        of_project, of_service = (
-            f"label=com.docker.compose.project={self._name}",
-            f"label=com.docker.compose.service={SERVICE}",
-        )
-        return [
-            Replica(it) for it in run("docker", "ps", "--quiet", "--filter", of_project, "--filter", of_service).split()
-        ]
+        labels = {"project": self._name, "service": SERVICE}
+        filters = [f"--filter=label=com.docker.compose.{label}={value}" for label, value in labels.items()]
+        return [Replica(container) for container in run("docker", "ps", "--quiet", *filters).split()]

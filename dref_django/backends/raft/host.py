@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable
 
-from .calls import Answer, Answered, Ask, Question
+from .calls import Answer, Answered, Ask, Gate, Question
 from .core import Config, HardState, Members, Raft, bootstrap
 from .disk import Disk
 from .driver import Driver
@@ -105,29 +105,12 @@ class Host:
                 logger.warning("dref: the connection to a client is closed, as it said nonsense: %s", error)
             if guest.sessions and await peer.has_ended():
                 for session in guest.sessions:
-                    await self._close_session(session)
+                    await close_session(self, session)
 
     async def _settle(self) -> None:
         for session in sorted(self._lock.left):
-            await self._close_session(session)
+            await close_session(self, session)
             self._lock.settle(session)
-
-    async def _close_session(self, session: int) -> None:
-        """Its process has ended, for certain. In vain only if this host ends, too."""
-        while True:
-            if await self._answer(Question(Ask.CLOSE, (session,))) not in (Answer.LATER, Answer.LOST):
-                return
-            await asyncio.sleep(PAUSE)
-
-    async def _answer(self, question: Question) -> Answer:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def answered(answer: Answer, body: bytes) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        self.ask(question, answered)
-        return await future
 
     async def leave(self) -> None:
         """Hands over what others can take over, while the node still runs."""
@@ -171,6 +154,25 @@ class Host:
         if self._node is None:
             raise RuntimeError("there is no node yet")
         return self._node
+
+
+async def close_session(gate: Gate, session: int) -> None:
+    """Of a process that has ended, for certain. In vain only if the gate ends, too."""
+    while True:
+        if await _answer(gate, Question(Ask.CLOSE, (session,))) not in (Answer.LATER, Answer.LOST):
+            return
+        await asyncio.sleep(PAUSE)
+
+
+async def _answer(gate: Gate, question: Question) -> Answer:
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def answered(answer: Answer, body: bytes) -> None:
+        if not future.done():
+            future.set_result(answer)
+
+    gate.ask(question, answered)
+    return await future
 
 
 def _is_empty(storage: Storage) -> bool:

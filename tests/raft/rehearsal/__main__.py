@@ -18,6 +18,7 @@ from .run import rehearse
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="replay this one")
+    parser.add_argument("--first", type=int, help="the first of the seeds to run (default: random)")
     parser.add_argument("--seconds", type=float, default=600.0, help="for how long (default: %(default)g)")
     options = parser.parse_args()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
@@ -25,7 +26,7 @@ def main() -> None:
         print(dict(rehearse(options.seed)))
         return
     end = time.monotonic() + options.seconds
-    for seed in itertools.count(secrets.randbelow(2**31)):
+    for seed in itertools.count(secrets.randbelow(2**31) if options.first is None else options.first):
         if time.monotonic() > end:
             return
         try:

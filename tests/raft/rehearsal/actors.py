@@ -137,12 +137,12 @@ class _Holder:
         self._token = granted.token
         self._begin = process.stage.loop.time()
         self._deadline = sent + TTL * (1 - MARGIN)
+        self._rate = RATE.get()
         self._is_over = False
 
     async def hold(self) -> None:
         process, clock = self._process, self._process.stage.clock
-        rate = RATE.get()
-        process.leave.append(lambda: self._end(rate))
+        process.leave.append(self._end)
         leaves_at = clock.monotonic() + self._play.random.expovariate(1 / TTL)
         while clock.monotonic() < min(leaves_at, self._deadline):
             await asyncio.sleep(TTL / 3)
@@ -158,12 +158,12 @@ class _Holder:
             if clock.monotonic() < self._deadline:
                 self._play.seen["renewals"] += 1
                 self._deadline = sent + TTL * (1 - MARGIN)
-        self._end(rate)
+        self._end()
         await process.ask(Release(self._name, self._owner, self._token))
 
-    def _end(self, rate: float) -> None:
+    def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            end = min(self._process.stage.loop.time(), self._deadline / rate)
+            end = min(self._process.stage.loop.time(), self._deadline / self._rate)
             if end > self._begin:
                 self._play.terms[self._name].append(Term(self._token, self._begin, end, self._owner))

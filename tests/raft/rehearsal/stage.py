@@ -16,6 +16,7 @@ from dref_django.backends.raft.calls import Answer, Answered, Ask, Question
 from dref_django.backends.raft.core import Config, Members, Raft, RaftError, bootstrap
 from dref_django.backends.raft.disk import Disk
 from dref_django.backends.raft.driver import Driver
+from dref_django.backends.raft.host import close_session
 from dref_django.backends.raft.machine import Machine as StateMachine
 from dref_django.backends.raft.network import Network
 from dref_django.backends.raft.node import ELECTION_TICKS, Node
@@ -136,7 +137,6 @@ class Process:
         self.name = f"p{number}"
         self.machine = machine
         self.stage = machine.stage
-        self.is_alive = True
         self.caller = Caller(self.stage.loop)
         self._way: Way | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -166,7 +166,6 @@ class Process:
             return None
 
     def die(self) -> None:
-        self.is_alive = False
         for task in self._tasks:
             task.cancel()
         for action in self.leave:
@@ -223,8 +222,7 @@ class Machine:
             for process in self.processes:
                 process.attach(node)
             for session in sorted(self._left):
-                process.start(self._close_session(session))
-            self._left.clear()
+                self.host.start(self._bury(node, session))
             await node.run()
 
         self._task = stage.loop.create_task(run(), context=self.context.copy())
@@ -253,27 +251,14 @@ class Machine:
         self.stage.seen["clients killed"] += 1
         session = self.client.caller.session
         self.client.die()
-        self.host.start(self._close_session(session))
+        self.host.start(self._bury(self.node, session))
         self.client = self.stage.process(self)
         self.client.attach(self.node)
 
-    async def _close_session(self, session: int) -> None:
-        """As `Host` does."""
-        while (node := self.node) is not None:
-            answer: asyncio.Future[Answer] = self.stage.loop.create_future()
-            node.ask(Question(Ask.CLOSE, (session,)), _once(answer))
-            if await answer not in (Answer.LATER, Answer.LOST):
-                self.stage.seen["sessions closed"] += 1
-                return
-            await asyncio.sleep(0.1)
-
-
-def _once(answer: asyncio.Future[Answer]) -> Answered:
-    def answered(said: Answer, body: bytes) -> None:
-        if not answer.done():
-            answer.set_result(said)
-
-    return answered
+    async def _bury(self, node: Node, session: int) -> None:
+        await close_session(node, session)
+        self._left.discard(session)
+        self.stage.seen["sessions closed"] += 1
 
 
 class Stage:

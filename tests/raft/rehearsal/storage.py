@@ -9,21 +9,24 @@ from random import Random
 from typing import Any
 
 from dref_django.backends.raft.core import Entry, HardState, Snapshot
+from tests.raft.simulation.disk import Contents, Write
 
 
 class MemoryStorage:
     """As `Storage`, of what was written to the end."""
 
     def __init__(self) -> None:
-        self.hard_state = HardState()
-        self._snapshot: Snapshot | None = None
-        self._entries: list[Entry] = []
+        self._contents = Contents()
+
+    @property
+    def hard_state(self) -> HardState:
+        return self._contents.hard_state
 
     def snapshot(self) -> Snapshot | None:
-        return self._snapshot
+        return self._contents.snapshot
 
     def entries(self) -> list[Entry]:
-        return list(self._entries)
+        return list(self._contents.entries)
 
     def save(
         self,
@@ -32,19 +35,10 @@ class MemoryStorage:
         entries: Sequence[Entry] = (),
         snapshot: Snapshot | None = None,
     ) -> None:
-        if hard_state is not None:
-            self.hard_state = hard_state
-        if snapshot is not None:
-            fits = any((entry.index, entry.term) == (snapshot.index, snapshot.term) for entry in self._entries)
-            self._entries = [entry for entry in self._entries if fits and entry.index > snapshot.index]
-            self._snapshot = snapshot
-        if truncate_from is not None:
-            self._entries = [entry for entry in self._entries if entry.index < truncate_from]
-        self._entries += entries
+        self._contents.apply(Write(hard_state, truncate_from, tuple(entries), snapshot))
 
     def compact(self, snapshot: Snapshot, keep: int = 0) -> None:
-        self._snapshot = snapshot
-        self._entries = [entry for entry in self._entries if entry.index > snapshot.index - keep]
+        self._contents.apply(Write(snapshot=snapshot, keep=keep))
 
     def close(self) -> None:
         pass

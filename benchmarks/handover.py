@@ -1,4 +1,7 @@
-"""How long after a release does a waiter in another process hold the lock?"""
+"""How long after a release does a waiter in another process hold the lock?
+
+Told from two moments: the call of the release, which has a round trip of its own, and its return.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,17 @@ def main() -> None:
         "postgres: dref_django (one connection a process)": Waiter("postgres", servers),
         "postgres: django-pglock (a connection a waiter)": Waiter("pglock", servers),
     }
-    samples: dict[str, list[float]] = {name: [] for name in waiters}
+    since_call: dict[str, list[float]] = {name: [] for name in waiters}
+    since_return: dict[str, list[float]] = {name: [] for name in waiters}
     for _ in range(ROUNDS):
         for name, waiter in waiters.items():
-            samples[name].append(waiter.measure())
+            called, returned, held = waiter.measure()
+            since_call[name].append(held - called)
+            since_return[name].append(held - returned)
     for waiter in waiters.values():
         waiter.end()
-    harness.percentiles("release in one process to lock held in another", samples)
+    harness.percentiles("call of the release in one process to lock held in another", since_call)
+    harness.percentiles("its return to lock held in another", since_return)
 
 
 class Waiter:
@@ -42,13 +49,15 @@ class Waiter:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
-    def measure(self) -> float:
+    def measure(self) -> tuple[float, float, float]:
+        """The moments at which the release was called, had returned, and the other process held the lock."""
         with self._make():
             print("wait", file=self._process.stdin, flush=True)
             assert self._hear() == "waiting"
             time.sleep(0.02)  # the waiter is in the queue by then; no claim hangs on it
-            released = time.monotonic()
-        return float(self._hear()) - released
+            called = time.monotonic()
+        returned = time.monotonic()
+        return called, returned, float(self._hear())
 
     def end(self) -> None:
         with self._process as process:

@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 
 from dref_django.backends.redis import RedisBackend
+from dref_django.backends.redis.scripts import pack
 from dref_django.deltas import make_splice
 from dref_django.protocol import Acquire, Add, Delete, Notice, Patch, Release, Splice, Wake, Write
 from tests.listening import Listening, until
@@ -126,6 +127,16 @@ async def test_killed_connection_comes_back_and_hears_again(listening: Listening
     await listening.feed.subscribe(["b"], [])
     await listening.backend.aexecute([Add("a", 1), Add("b", 1), Add("p1", 1)])
     await until(lambda: listening.heard.names() == ["a", "b", "p1"])
+
+
+async def test_complaint_of_the_server_ends_the_connection_and_another_one_hears(listening: Listening) -> None:
+    await listening.feed.subscribe(["a"], [])
+    session = listening.feed._session  # type: ignore[attr-defined]
+    await session._connection.send_packed_command((pack(b"GET", b"x"),))  # who listens may not ask
+    await listening.ups(2)
+    assert "GET" in listening.heard.downs[0].upper()
+    await listening.backend.aexecute([Add("a", 1)])
+    await until(lambda: listening.heard.names() == ["a"])
 
 
 async def test_restarted_server_has_another_epoch(make_backend: MakeBackend) -> None:

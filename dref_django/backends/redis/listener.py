@@ -23,7 +23,9 @@ from dref_django.exceptions import DRefError
 from dref_django.protocol import Data, Notice, Patch, Splice, Wake
 
 from .keys import escape_glob
+from .pushes import Pushes
 from .scripts import pack
+from .wire import CHUNK, CLOSED
 
 if TYPE_CHECKING:
     from .backend import RedisBackend
@@ -231,16 +233,18 @@ class Session:
     # --- what arrives -------------------------------------------------------------------------------------------
 
     async def _listen(self, connection: AsyncConnection) -> None:
-        while True:
-            kind, *message = await connection.read_response(disable_decoding=True)
-            if kind in (b"message", b"pmessage"):
-                self._hear(kind, message)
-            elif kind in (b"subscribe", b"psubscribe"):
-                self._confirm(message[0], kind == b"subscribe")
-            elif kind == b"unsubscribe":
-                self._confirmed_names.discard(self._name(message[0]))
-            elif kind == b"punsubscribe":
-                self._confirmed_prefixes.discard(self._prefix(message[0]))
+        pushes, reader = Pushes(), connection._reader  # no public name; the same since redis-py 4.2
+        while chunk := await reader.read(CHUNK):
+            for kind, *message in pushes.take(chunk):
+                if kind in (b"message", b"pmessage"):
+                    self._hear(kind, message)
+                elif kind in (b"subscribe", b"psubscribe"):
+                    self._confirm(message[0], kind == b"subscribe")
+                elif kind == b"unsubscribe":
+                    self._confirmed_names.discard(self._name(message[0]))
+                elif kind == b"punsubscribe":
+                    self._confirmed_prefixes.discard(self._prefix(message[0]))
+        raise ConnectionResetError(CLOSED)
 
     def _confirm(self, channel: bytes, exact: bool) -> None:
         waiting = self._unconfirmed.get(channel)

@@ -14,11 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import redis.asyncio
 from asgiref.sync import async_to_sync
 
 from dref_django.backends.redis import RedisBackend
-from dref_django.backends.redis.wire import Wire
+from dref_django.backends.redis.wire import LoopWire, Wire
 from dref_django.exceptions import DRefError, Unavailable
 from dref_django.protocol import Acquire, Add, Command, Inspect, Read, Status, Write
 from tests.listening import until
@@ -119,17 +118,17 @@ async def test_connection_of_a_loop_that_is_busy_while_the_back_end_closes_is_cl
     named: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await named.backend.aexecute([Add("n", 1)])
-    read_response = redis.asyncio.Connection.read_response
+    exchange = LoopWire.exchange
 
-    async def meanwhile(*args: Any, **kwargs: Any) -> Any:
-        answer = await read_response(*args, **kwargs)
+    async def meanwhile(wire: LoopWire, *request: Any) -> list[Any]:
+        answers = await exchange(wire, *request)
         named.backend.close()
         await asyncio.sleep(0)  # the loop is told,
         await asyncio.sleep(0)  # and the task closes what is idle
-        return answer
+        return answers
 
     with monkeypatch.context() as patch:
-        patch.setattr(redis.asyncio.Connection, "read_response", meanwhile)
+        patch.setattr(LoopWire, "exchange", meanwhile)
         assert (await named.backend.aexecute([Add("n", 1)]))[0].data == 2
     await asyncio.to_thread(named.wait_for, 0)
     assert (await named.backend.aexecute([Read("n")]))[0].data == 2
@@ -230,6 +229,7 @@ async def test_values_of_every_size_come_back(backend: RedisBackend, size: int) 
     assert backend.execute([Read("v")])[0].data == value
     assert backend.execute([Read("v"), Read("v", 1), Read("none")])[1].data == value
     assert (await backend.aexecute([Read("v")]))[0].data == value
+    assert (await backend.aexecute([Read("v"), Read("v", 1), Read("none")]))[1].data == value
 
 
 def test_reply_that_trickles_in_ends_with_the_time_limit() -> None:

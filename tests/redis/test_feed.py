@@ -132,7 +132,7 @@ async def test_killed_connection_comes_back_and_hears_again(listening: Listening
 async def test_complaint_of_the_server_ends_the_connection_and_another_one_hears(listening: Listening) -> None:
     await listening.feed.subscribe(["a"], [])
     session = listening.feed._session  # type: ignore[attr-defined]
-    await session._connection.send_packed_command((pack(b"GET", b"x"),))  # who listens may not ask
+    await session._wire.send(pack(b"GET", b"x"))  # who listens may not ask
     await listening.ups(2)
     assert "GET" in listening.heard.downs[0].upper()
     await listening.backend.aexecute([Add("a", 1)])

@@ -1,6 +1,7 @@
 """The back end for Redis and Valkey: one server, Sentinel, or Redis Cluster.
 
-To read it in order: backend.py, conversation.py, scripts.py with its .lua files, connections.py, listener.py.
+To read it in order: backend.py, conversation.py, scripts.py with its .lua files, connections.py, wire.py, resp.py,
+listener.py.
 """
 
 from django.core.exceptions import ImproperlyConfigured

@@ -25,11 +25,12 @@ from dref_django.protocol import MUTATIONS, Command, Reply, Scan, ScanLeases
 
 from . import diagnosis, facts
 from .cluster import Topology
-from .connections import Address, AsyncConnection, LoopPools, ThreadPool, aopen_connection
+from .connections import Address, LoopPools, ThreadPool, aopen_connection
 from .conversation import Conversation, Conversations, Exchange, Request
 from .keys import Keys
 from .listener import RedisFeed
 from .options import read_options
+from .wire import LoopWire
 
 if TYPE_CHECKING:
     from django.core.checks import CheckMessage
@@ -199,11 +200,11 @@ class RedisBackend(Backend):
                 pools = self._loops[loop] = LoopPools(self.server, self.options.max_connections)
         return pools
 
-    async def open_listener(self) -> AsyncConnection:
+    async def open_listener(self) -> LoopWire:
         """A connection of its own for a feed; on a cluster to any primary, which hears what all others publish."""
         address = await self.ahold(self.talk.any_primary(), self.params.timeout)
         try:
-            return await aopen_connection(self.server, address, self.params.timeout)
+            return LoopWire(await aopen_connection(self.server, address, self.params.timeout))
         except NotSent:
             self._suspect_topology()
             raise

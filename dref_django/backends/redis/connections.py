@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import threading
 import time
 from collections import deque
@@ -20,13 +19,13 @@ import redis.asyncio.connection
 import redis.asyncio.sentinel
 import redis.connection
 import redis.sentinel
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from dref_django.backends.delivery import NotSent
 
 from . import outcome
 from .options import Server
-from .wire import Wire
+from .wire import LoopWire, Wire
 
 Address: TypeAlias = tuple[str, int] | None
 """One node of a cluster; None for the one server that there is."""
@@ -242,16 +241,6 @@ class ThreadPool:
                 self._drop(self._idle.pop())
 
 
-def _is_dead(connection: AsyncConnection) -> bool:
-    """As `Wire.is_dead`. A loop that did not run meanwhile has not heard that the server hung up, so ask the socket."""
-    reader = connection._reader
-    if not connection.is_connected or reader is None or reader.at_eof() or reader._buffer:
-        return True  # what is left over would be taken for the next reply
-    poll = select.poll()
-    poll.register(connection._writer.get_extra_info("socket"), select.POLLIN)
-    return bool(poll.poll(0))
-
-
 class LoopPool:
     """Connections to one server for the tasks of one event loop."""
 
@@ -259,7 +248,7 @@ class LoopPool:
         self._server = server
         self._address = address
         self._max = max_connections
-        self._idle: list[AsyncConnection] = []
+        self._idle: list[LoopWire] = []
         self._closed = 0  # times
         self._open = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -267,47 +256,42 @@ class LoopPool:
     async def exchange(self, payload: bytes, replies: int, timeout: float) -> list[Any]:
         """As `ThreadPool.exchange`. A cancelled exchange closes its connection."""
         started, closed = time.monotonic(), self._closed
-        connection = await self._take(timeout)
-        answers: list[Any] = []
+        wire = await self._take(timeout)
         try:
             async with asyncio.timeout(max(timeout - (time.monotonic() - started), 0.001)):
-                await connection.send_packed_command((payload,), check_health=False)
-                for _ in range(replies):
-                    try:
-                        answers.append(await connection.read_response(disable_decoding=True))
-                    except ResponseError as error:
-                        answers.append(error)
+                answers = await wire.exchange(payload, replies)
         except ERRORS as error:
-            await self._drop(connection)
+            await self._drop(wire)
             raise outcome.after_sending(error, self._server.where) from error
         except BaseException:
-            await self._drop(connection)
+            await self._drop(wire)
             raise
         if any(isinstance(answer, outcome.DEMOTED) for answer in answers):
-            await self._drop(connection)
+            await self._drop(wire)
             await self.close()
             return answers
         if closed != self._closed:
-            await self._drop(connection)
+            await self._drop(wire)
             return answers
-        self._idle.append(connection)
+        self._idle.append(wire)
         self._wake_one()
         return answers
 
-    async def _take(self, timeout: float) -> AsyncConnection:
+    async def _take(self, timeout: float) -> LoopWire:
         deadline = time.monotonic() + timeout
         while True:
             while self._idle:
-                connection = self._idle.pop()
-                if not _is_dead(connection):
-                    return connection
-                await self._drop(connection)
+                wire = self._idle.pop()
+                if not wire.is_dead():
+                    return wire
+                await self._drop(wire)
             if self._open < self._max:
                 break
             await self._wait_for_one(deadline)
         self._open += 1
         try:
-            return await aopen_connection(self._server, self._address, max(deadline - time.monotonic(), 0.001))
+            left = max(deadline - time.monotonic(), 0.001)
+            return LoopWire(await aopen_connection(self._server, self._address, left))
         except BaseException:
             self._forget_one()
             raise
@@ -335,10 +319,10 @@ class LoopPool:
                 turn.set_result(None)
                 return
 
-    async def _drop(self, connection: AsyncConnection) -> None:
+    async def _drop(self, wire: LoopWire) -> None:
         self._forget_one()
         with contextlib.suppress(*ERRORS):
-            await connection.disconnect(nowait=True)
+            await wire.close()
 
     def _forget_one(self) -> None:
         self._open -= 1
@@ -348,10 +332,10 @@ class LoopPool:
         """As `ThreadPool.close`."""
         self._closed += 1
         idle, self._idle = self._idle, []
-        for connection in idle:
+        for wire in idle:
             self._forget_one()
             with contextlib.suppress(*ERRORS):
-                await connection.disconnect()
+                await wire.close(wait=True)
 
 
 class LoopPools:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import msgpack
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 
 from dref_django.backends.base import Sink
 from dref_django.backends.delivery import NotSent, ReplyLost
@@ -23,19 +23,19 @@ from dref_django.exceptions import DRefError
 from dref_django.protocol import Data, Notice, Patch, Splice, Wake
 
 from .keys import escape_glob
-from .pushes import Pushes
 from .scripts import pack
-from .wire import CHUNK, CLOSED
 
 if TYPE_CHECKING:
     from .backend import RedisBackend
-    from .connections import AsyncConnection
+    from .wire import LoopWire
 
 logger = logging.getLogger("dref_django")
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 CANARIES_MISSED = 2
+SHORTEST = 3
+"""Parts of a message: what it is, of which channel, and the payload or a number."""
 NONSENSE = (ValueError, TypeError, LookupError, msgpack.UnpackException)
 TROUBLE = (RedisError, OSError, TimeoutError, NotSent, ReplyLost, DRefError)
 
@@ -118,7 +118,7 @@ class Session:
         self._channels = keys.channels
         self._wakes = f"{keys.wakes}{backend.node_id()}".encode()
         self._canary = f"{keys.canaries}{backend.node_id()}-{id(self):x}".encode()
-        self._connection: AsyncConnection | None = None
+        self._wire: LoopWire | None = None
         self._unconfirmed: dict[bytes, deque[asyncio.Future[None]]] = {}  # in the order of their SUBSCRIBEs
         self._confirmed_names: set[str] = set()
         self._confirmed_prefixes: set[str] = set()
@@ -128,21 +128,21 @@ class Session:
 
     async def run(self) -> None:
         """Returns never; raises what ended the session."""
-        connection = await self._backend.open_listener()
-        self._connection = connection
-        tasks = [asyncio.ensure_future(self._listen(connection)), asyncio.ensure_future(self._stay_up())]
+        wire = await self._backend.open_listener()
+        self._wire = wire
+        tasks = [asyncio.ensure_future(self._listen(wire)), asyncio.ensure_future(self._stay_up())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            self._connection = None
+            self._wire = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._confirm_nothing_more()
             with contextlib.suppress(*TROUBLE):
-                await connection.disconnect(nowait=True)
+                await wire.close()
 
     def _confirm_nothing_more(self) -> None:
         for waiting in self._unconfirmed.values():
@@ -194,7 +194,7 @@ class Session:
         self, names: Iterable[str], prefixes: Iterable[str], new_names: set[str], new_prefixes: set[str]
     ) -> None:
         """Waits for all of them, also for those that another task has asked for a moment ago."""
-        if self._connection is None:
+        if self._wire is None:
             return
         with contextlib.suppress(*TROUBLE):  # the session ends then, and the next one covers them
             await self._subscribe_to(new_names, new_prefixes)
@@ -206,12 +206,12 @@ class Session:
         await asyncio.gather(self._send_subscribe(channels), self._send_subscribe(patterns, b"PSUBSCRIBE"))
 
     async def _send_subscribe(self, channels: list[bytes], verb: bytes = b"SUBSCRIBE") -> None:
-        if not channels or self._connection is None:
+        if not channels or self._wire is None:
             return
         loop = asyncio.get_running_loop()
         for channel in channels:
             self._unconfirmed.setdefault(channel, deque()).append(loop.create_future())
-        await self._connection.send_packed_command((pack(verb, *channels),), check_health=False)
+        await self._wire.send(pack(verb, *channels))
         await self._wait_for(channels)
 
     async def _wait_for(self, channels: Iterable[bytes]) -> None:
@@ -219,32 +219,33 @@ class Session:
         if not last:
             return
         _, late = await asyncio.wait(last, timeout=self._backend.params.timeout)
-        if late and self._connection is not None:  # it hangs; without it the session ends and another one begins
-            await self._connection.disconnect(nowait=True)
+        if late and self._wire is not None:  # it hangs; without it the session ends and another one begins
+            await self._wire.close()
 
     async def unsubscribe(self, names: Iterable[str], prefixes: Iterable[str]) -> None:
         channels, patterns = [self._channel(name) for name in names], [self._pattern(prefix) for prefix in prefixes]
         commands = [pack(b"UNSUBSCRIBE", *channels)] if channels else []
         commands += [pack(b"PUNSUBSCRIBE", *patterns)] if patterns else []
-        if commands and self._connection is not None:
+        if commands and self._wire is not None:
             with contextlib.suppress(*TROUBLE):
-                await self._connection.send_packed_command(commands, check_health=False)
+                await self._wire.send(b"".join(commands))
 
     # --- what arrives -------------------------------------------------------------------------------------------
 
-    async def _listen(self, connection: AsyncConnection) -> None:
-        pushes, reader = Pushes(), connection._reader  # no public name; the same since redis-py 4.2
-        while chunk := await reader.read(CHUNK):
-            for kind, *message in pushes.take(chunk):
-                if kind in (b"message", b"pmessage"):
-                    self._hear(kind, message)
-                elif kind in (b"subscribe", b"psubscribe"):
-                    self._confirm(message[0], kind == b"subscribe")
-                elif kind == b"unsubscribe":
-                    self._confirmed_names.discard(self._name(message[0]))
-                elif kind == b"punsubscribe":
-                    self._confirmed_prefixes.discard(self._prefix(message[0]))
-        raise ConnectionResetError(CLOSED)
+    async def _listen(self, wire: LoopWire) -> None:
+        while True:
+            heard = await wire.hear()
+            if not isinstance(heard, list) or len(heard) < SHORTEST:
+                raise heard if isinstance(heard, RedisError) else InvalidResponse(f"{heard!r} is no message")
+            kind, *message = heard
+            if kind in (b"message", b"pmessage"):
+                self._hear(kind, message)
+            elif kind in (b"subscribe", b"psubscribe"):
+                self._confirm(message[0], kind == b"subscribe")
+            elif kind == b"unsubscribe":
+                self._confirmed_names.discard(self._name(message[0]))
+            elif kind == b"punsubscribe":
+                self._confirmed_prefixes.discard(self._prefix(message[0]))
 
     def _confirm(self, channel: bytes, exact: bool) -> None:
         waiting = self._unconfirmed.get(channel)

@@ -1,30 +1,33 @@
-"""One blocking connection at work: redis-py connects and authenticates, from then on the socket is read here.
+"""Connections at work: redis-py connects and authenticates, from then on the socket is read here.
 
 redis-py's layers cost as much as the round trip itself on a local server, and take any type and any protocol. Here
-packed commands go out and RESP2 replies come back; https://redis.io/docs/latest/develop/reference/protocol-spec/.
+packed commands go out and RESP2 replies come back (`resp.py`).
 """
 
 from __future__ import annotations
 
 import select
 import time
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import InvalidResponse
 
-from . import outcome
+from dref_django.driving import arun, run
 
-CHUNK = 65536
-LARGEST_CHUNK = 1 << 20
-WORTH_COUNTING = 0.05
+from .resp import Replies, lone
+
+CHUNK: Final = 65536
+LARGEST_CHUNK: Final = 1 << 20
+WORTH_COUNTING: Final = 0.05
 """Seconds: a smaller difference does not change the socket's time limit, as that is a system call."""
-CLOSED = "the server closed the connection"
+CLOSED: Final = "the server closed the connection"
+TOO_MUCH: Final = "more came than was asked for"
 
 
 class Wire:
     """A connection of redis-py with its socket, for one thread at a time."""
 
-    __slots__ = ("_connection", "_data", "_deadline", "_poll", "_position", "_socket", "_timeout")
+    __slots__ = ("_connection", "_deadline", "_poll", "_replies", "_socket", "_timeout")
 
     def __init__(self, connection: Any, timeout: float) -> None:
         self._connection = connection
@@ -32,8 +35,7 @@ class Wire:
         self._timeout = timeout
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-        self._data = b""
-        self._position = 0
+        self._replies = Replies()
         self._deadline = 0.0
 
     def is_dead(self) -> bool:
@@ -51,65 +53,23 @@ class Wire:
         self._deadline = time.monotonic() + timeout
         self._socket.sendall(payload)
         if replies == 1:
-            data = self._socket.recv(CHUNK)
-            # Nearly always it is one bulk string, and all of it: then nothing is to be kept.
-            if data[:1] == b"$":
-                end = data.find(b"\r\n")
-                if end > 0 and len(data) == end + 4 + int(data[1:end]):
-                    return [data[end + 2 : -2]]
-            if not data:
-                raise ConnectionResetError(CLOSED)
-            self._data = data
-        answers = [self._reply() for _ in range(replies)]
-        if self._position != len(self._data):
-            raise InvalidResponse("more came than was asked for")
-        self._data, self._position = b"", 0
+            data = self._some(CHUNK)
+            answer = lone(data)
+            if answer is not None:
+                return [answer]
+            self._replies.feed(data)
+        answers = run(self._replies.read(replies), self._more)
+        if not self._replies.is_empty():
+            raise InvalidResponse(TOO_MUCH)
         return answers
 
-    def _reply(self) -> Any:
-        line = self._line()
-        kind, rest = line[:1], line[1:]
-        if kind == b"$":
-            size = int(rest)
-            return None if size < 0 else self._exactly(size)
-        if kind == b":":
-            return int(rest)
-        if kind == b"*":
-            return None if rest == b"-1" else [self._reply() for _ in range(int(rest))]
-        if kind == b"+":
-            return rest
-        if kind == b"-":
-            return outcome.parse_error(rest.decode(errors="replace"))
-        raise InvalidResponse(f"no RESP2 reply begins with {line[:20]!r}")
+    def _some(self, size: int) -> bytes:
+        data: bytes = self._socket.recv(size)
+        if not data:
+            raise ConnectionResetError(CLOSED)
+        return data
 
-    def _line(self) -> bytes:
-        while (end := self._data.find(b"\r\n", self._position)) < 0:
-            self._fill(1)
-        line = self._data[self._position : end]
-        self._position = end + 2
-        return line
-
-    def _exactly(self, size: int) -> bytes:
-        missing = self._position + size + 2 - len(self._data)
-        if missing > 0:
-            self._fill(missing)
-        start = self._position
-        self._position += size + 2
-        return self._data[start : start + size]
-
-    def _fill(self, missing: int) -> None:
-        """Reads on until at least so many bytes came."""
-        chunks = [self._data[self._position :]]
-        while missing > 0:
-            self._limit_rest()
-            chunk = self._socket.recv(min(max(missing, CHUNK), LARGEST_CHUNK))
-            if not chunk:
-                raise ConnectionResetError(CLOSED)
-            chunks.append(chunk)
-            missing -= len(chunk)
-        self._data, self._position = b"".join(chunks), 0
-
-    def _limit_rest(self) -> None:
+    def _more(self, missing: int) -> bytes:
         """The socket's limit counts for each piece; a reply that trickles in must end by the same moment."""
         left = self._deadline - time.monotonic()
         if left <= 0:
@@ -117,3 +77,56 @@ class Wire:
         if left < self._timeout - WORTH_COUNTING:
             self._timeout = left
             self._socket.settimeout(left)
+        return self._some(min(max(missing, CHUNK), LARGEST_CHUNK))
+
+
+class LoopWire:
+    """A connection of redis-py's asynchronous kind, for one task at a time. Its reads have no time limit."""
+
+    __slots__ = ("_connection", "_reader", "_replies", "_writer")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._reader = connection._reader  # no public names; the same since redis-py 4.2
+        self._writer = connection._writer
+        self._replies = Replies()
+
+    def is_dead(self) -> bool:
+        """As `Wire.is_dead`. A loop that did not run meanwhile has not heard of the end; the socket tells."""
+        if not self._connection.is_connected or self._reader.at_eof() or self._reader._buffer:
+            return True  # what is left over would be taken for the next reply
+        poll = select.poll()
+        poll.register(self._writer.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def close(self, *, wait: bool = False) -> None:
+        """`wait`: until the transport has ended, too."""
+        await self._connection.disconnect(nowait=not wait)
+
+    async def exchange(self, payload: bytes, replies: int) -> list[Any]:
+        """As `Wire.exchange`."""
+        await self.send(payload)
+        if replies == 1:
+            data = await self._some(CHUNK)
+            answer = lone(data)
+            if answer is not None:
+                return [answer]
+            self._replies.feed(data)
+        answers = await arun(self._replies.read(replies), self._some)
+        if not self._replies.is_empty():
+            raise InvalidResponse(TOO_MUCH)
+        return answers
+
+    async def send(self, payload: bytes) -> None:
+        self._writer.write(payload)
+        await self._writer.drain()
+
+    async def hear(self) -> Any:
+        """The next reply, whether asked for or not."""
+        return await arun(self._replies.reply(), self._some)
+
+    async def _some(self, missing: int) -> bytes:
+        data: bytes = await self._reader.read(max(missing, CHUNK))
+        if not data:
+            raise ConnectionResetError(CLOSED)
+        return data

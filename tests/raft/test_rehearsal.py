@@ -13,6 +13,7 @@ import pytest
 from dref_django.backends.raft.caller import Call, Caller
 from dref_django.backends.raft.calls import Answer, Answered, Question
 from dref_django.backends.raft.copies import Copies
+from dref_django.backends.raft.core.leader import Leader
 from dref_django.backends.raft.sessions import Session
 from dref_django.store import Store
 
@@ -27,6 +28,7 @@ FLOORS = {
     "clients killed": 2,
     "cuts": 2,
     "members removed": 0.5,
+    "pauses": 1,
     "sessions closed": 8,
     "snapshots restored": 4,
     "terms": 30,
@@ -89,12 +91,23 @@ def a_follower_looks_at_its_copy_too_early() -> AbstractContextManager[Any]:
     return patch.object(Copies, "_look_at", look)
 
 
+def a_leader_answers_reads_without_asking_the_others() -> AbstractContextManager[Any]:
+    """One that has stood still does not know that it is none any more."""
+
+    def confirm(self: Leader) -> None:
+        if self._reads.are_open():
+            self._reads.confirm(self._reads.round)
+
+    return patch.object(Leader, "_confirm_reads", confirm)
+
+
 MISTAKES = (
     leases_are_not_extended_by_a_new_leader,
     a_request_is_applied_as_often_as_it_comes,
     a_retry_has_another_number,
     a_dead_process_frees_what_others_hold,
     a_follower_looks_at_its_copy_too_early,
+    a_leader_answers_reads_without_asking_the_others,
 )
 """Each a function so that its name says it."""
 

@@ -26,7 +26,7 @@ from dref_django.backends.raft.wire import decode_replies
 from dref_django.protocol import Command, Reply
 
 from .storage import MemoryStorage, VirtualDisk
-from .timeline import RATE, Clock, VirtualLoop
+from .timeline import MACHINERY, RATE, Clock, Machinery, VirtualLoop
 
 SPACE = "space"
 LOCAL = 0.0002
@@ -178,7 +178,9 @@ class Machine:
         self.stage = stage
         self.name = name
         self.context = copy_context()
+        self.machinery = Machinery()
         self.context.run(RATE.set, stage.random.uniform(1 - DRIFT, 1 + DRIFT))
+        self.context.run(MACHINERY.set, self.machinery)
         self.wires: Wires | None = None
         self.node: Node | None = None
         self.disk = VirtualDisk(stage.random, SYNC)
@@ -233,6 +235,7 @@ class Machine:
         if self.node is None or self.wires is None or self._task is None or self.host is None:
             return
         self.stage.seen["crashes"] += 1
+        self.go_on()
         self._left.add(self.host.caller.session)
         self.wires.is_alive = False
         self.disk.crash()
@@ -243,6 +246,9 @@ class Machine:
         self.host = None
         if self.client is not None:
             self.client.attach(None)
+
+    def go_on(self) -> None:
+        self.machinery.go_on(self.stage.loop)
 
     def kill_client(self) -> None:
         """Its end is certain, so that the node closes its session; another one starts."""
@@ -312,6 +318,7 @@ class Stage:
             wire.is_cut = wire.is_mute = False
         for machine in self.machines.values():
             machine.disk.delay = SYNC
+            machine.go_on()
             machine.start()
         await asyncio.sleep(seconds)
         self.check()
@@ -363,6 +370,13 @@ class Stage:
         disk.delay = 0.1
         self.loop.call_later(self.random.uniform(0.5, 4.0), lambda: setattr(disk, "delay", SYNC))
 
+    def _pause(self) -> None:
+        """One machine stands still, and does not know of it afterwards."""
+        victim = self._victim()
+        self.seen["pauses"] += 1
+        victim.machinery.halt()
+        self.loop.call_later(self.random.uniform(0.2, 6.0), victim.go_on)
+
     def _remove(self) -> None:
         """A member that is alive: the leader takes it in again, first as a learner."""
         leader, victim = self._victim().node, self.random.choice([*self.machines])
@@ -390,6 +404,8 @@ FAULTS: Sequence[Callable[[Stage], None]] = (
     Stage._cut,
     Stage._cut,
     Stage._stall,
+    Stage._pause,
+    Stage._pause,
     Stage._transfer,
     Stage._remove,
 )

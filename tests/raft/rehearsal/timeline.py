@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import selectors
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from random import Random
-from typing import Any
+from typing import Any, TypeVarTuple
 from unittest.mock import patch
 
 from dref_django.backends.raft import caller, driver, relay
+
+Ts = TypeVarTuple("Ts")
 
 RATE: ContextVar[float] = ContextVar("rate", default=1.0)
 """How fast the clock of the machine goes on which something happens."""
 STEP = 3600.0
 """Seconds by which wall clocks are wrong, at most."""
+
+
+class Machinery:
+    """What goes on on one machine, which may stand still: stopped, or moved to another host. Time goes on meanwhile."""
+
+    def __init__(self) -> None:
+        self.is_still = False
+        self._due: list[asyncio.Handle] = []
+
+    def halt(self) -> None:
+        self.is_still = True
+
+    def put_off(self, handle: asyncio.Handle) -> None:
+        self._due.append(handle)
+
+    def go_on(self, loop: VirtualLoop) -> None:
+        """All that came due meanwhile is done now, in its order."""
+        self.is_still = False
+        due, self._due = self._due, []
+        loop.run_soon(due)
+
+
+MACHINERY: ContextVar[Machinery | None] = ContextVar("machinery", default=None)
+"""Of the machine on which something happens."""
+
+
+class _Handle(asyncio.Handle):
+    __slots__ = ()
+
+    def _run(self) -> None:
+        if not _is_put_off(self):
+            super()._run()
+
+
+class _TimerHandle(asyncio.TimerHandle):
+    __slots__ = ()
+
+    def _run(self) -> None:
+        if not _is_put_off(self):
+            super()._run()
+
+
+def _is_put_off(handle: Any) -> bool:
+    machinery: Machinery | None = handle._context.get(MACHINERY)
+    if machinery is None or not machinery.is_still:
+        return False
+    machinery.put_off(handle)
+    return True
 
 
 class _Selector(selectors.DefaultSelector):
@@ -43,6 +94,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.now
+
+    # What asyncio keeps of its own, in every version of it: what is ready, what is scheduled.
+
+    def run_soon(self, handles: Iterable[asyncio.Handle]) -> None:
+        self._ready.extend(handles)  # type: ignore[attr-defined]
+
+    def _call_soon(self, callback: Any, args: Any, context: Context | None) -> asyncio.Handle:
+        handle = _Handle(callback, args, self, context)
+        self.run_soon([handle])
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = _TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
 
 
 class Clock:

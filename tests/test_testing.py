@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import unittest
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,7 @@ class TestIsolate:
             await asyncio.sleep(0)
             return await counter.aincrement(amount)
 
-        assert asyncio.iscoroutinefunction(add)
+        assert inspect.iscoroutinefunction(add)
         assert asyncio.run(add(3)) == asyncio.run(add(3)) == 3
 
     def test_block_inside_a_coroutine(self) -> None:

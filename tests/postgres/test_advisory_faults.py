@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 from django.db import connections
@@ -15,6 +15,10 @@ from django.db import connections
 from dref_django import backends, lock
 from dref_django.backends.base import Params
 from dref_django.backends.postgres import PostgresBackend
+from dref_django.backends.postgres.address import Address
+from dref_django.backends.postgres.locks import SETTINGS
+from dref_django.backends.postgres.pools import greet
+from dref_django.backends.postgres.session import Limit, Session, connect
 from dref_django.exceptions import Unavailable
 from dref_django.protocol import Acquire, Release, Renew, Reply, Status
 from tests.faults.labs import PostgresLab
@@ -143,6 +147,23 @@ class TestServer:
         assert take(own, "a").status is Status.APPLIED
 
 
+@contextmanager
+def greeted(address: Address) -> Iterator[tuple[Session, bool]]:
+    """A new connection, and what it was found to be."""
+    limit = Limit.of(5)
+    session = Session(connect(address.params(5), limit.end))
+    try:
+        yield session, session.wait(greet(session, address, SETTINGS), limit)
+    finally:
+        session.close()
+
+
+def set_in(session: Session) -> set[str]:
+    """The names of what was set in it."""
+    found = session.wait(session.script("SELECT name FROM pg_settings WHERE source = 'session'"), Limit.of(5))
+    return {(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)}
+
+
 class TestPooler:
     def test_without_a_session_of_its_own_locks_are_leases(
         self, pooler: int, make_backend: MakeBackend, database: Database, monkeypatch: pytest.MonkeyPatch,
@@ -175,6 +196,20 @@ class TestPooler:
         backend = make_backend(LISTEN_DSN=database.url)
         take(backend, "a")
         assert len(sessions_with(database, key_of(backend, "a"))) == 1
+
+    def test_a_session_that_somebody_else_gets_next_is_left_as_it_was(
+        self, pooler: int, make_backend: MakeBackend, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        address = make_backend().address
+        with greeted(address) as (session, is_own):
+            assert is_own
+            assert session.prepares
+            assert SETTINGS.keys() <= set_in(session)
+        monkeypatch.setitem(connections.settings[database.alias], "PORT", str(pooler))
+        with greeted(address) as (session, is_own):
+            assert not is_own
+            assert not session.prepares
+            assert set_in(session) == set()
 
     @pytest.fixture
     def pooler(self, database: Database) -> Iterator[int]:

@@ -269,7 +269,7 @@ class Dispatcher:
         pgconn = connect(self._address.direct_params(self._timeout), limit.end)
         session = Session(pgconn, place=self._address.key())
         try:
-            session.wait(greet(session, self._address, "SET synchronous_commit = off"), limit)
+            session.wait(greet(session, self._address, {"synchronous_commit": "off"}), limit)
         except BaseException:
             session.close()
             raise

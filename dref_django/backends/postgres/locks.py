@@ -57,12 +57,12 @@ ROW_HELD: Final = "55P03"
 ROW_PAUSE: Final = 0.1
 """Seconds in which the connection serves others before a row that was held is asked for again."""
 
-SETTINGS: Final = (
-    "SET synchronous_commit = off",  # a crash ends all sessions, and with them all that these rows say
-    "SET default_transaction_isolation = 'read committed'",
-    f"SET lock_timeout = {ROW_TIMEOUT}",
-    "SET idle_in_transaction_session_timeout = 10000",
-)
+SETTINGS: Final = {
+    "synchronous_commit": "off",  # a crash ends all sessions, and with them all that these rows say
+    "default_transaction_isolation": "read committed",
+    "lock_timeout": str(ROW_TIMEOUT),
+    "idle_in_transaction_session_timeout": "10000",
+}
 
 
 _KINDS: Final = (Acquire, Renew, Release)
@@ -170,10 +170,8 @@ class Locks:
         key = self._address.key()
         plain = Session(await aconnect(self._address.direct_params(self.timeout), limit.end))
         try:
-            settings = (*SETTINGS, f"SET statement_timeout = {int(self.timeout * 1000)}")
-            await plain.await_(greet(plain, self._address, *settings), limit)
-            pid = await plain.await_(plain.script("SELECT pg_backend_pid()"), limit)
-            if int(pid.get_value(0, 0) or 0) != plain.pgconn.backend_pid:
+            settings = {**SETTINGS, "statement_timeout": str(int(self.timeout * 1000))}
+            if not await plain.await_(greet(plain, self._address, settings), limit):
                 raise Pooled
         except BaseException:
             plain.close()

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import psycopg
@@ -225,14 +225,24 @@ class Pool:
             session.abandon()
 
 
-def greet(session: Session, address: Address, *extra: str) -> Steps[None]:
-    """The first words on a new connection. Raises Unusable when the tables are missing or too new."""
-    sql = "SELECT value FROM dref_meta WHERE key = 'layout'"
-    settings = [] if address.pooled else ["SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"]
+def greet(session: Session, address: Address, settings: Mapping[str, str] | None = None) -> Steps[bool]:
+    """The first words on a new connection. Returns whether the server's session is ours alone; only then are `settings`
+    made there, and statements prepared. Raises Unusable when the tables are missing or too new.
+
+    A pooler makes up the process id that it announces, and in transaction mode gives the session to somebody else next:
+    what is set or prepared there stays for the project's own transactions, and is missing where we come next.
+    """
+    announced = session.pgconn.backend_pid
+    wanted = {} if address.pooled else {"default_transaction_isolation": "read committed"}
+    script = [
+        f"SELECT set_config('{name}', '{value}', false) WHERE pg_backend_pid() = {announced}"
+        for name, value in {**wanted, **(settings or {})}.items()
+    ]
     if role := address.role():
-        settings.append(f"SET ROLE {psycopg.sql.Identifier(role).as_string()}")
+        script.append(f"SET ROLE {psycopg.sql.Identifier(role).as_string()}")
+    script.append("SELECT value, pg_backend_pid() FROM dref_meta WHERE key = 'layout'")
     try:
-        result = yield from session.script("; ".join([*settings, *extra, sql]))
+        result = yield from session.script("; ".join(script))
     except Refused as refused:
         if refused.sqlstate in MISSING_TABLE:
             raise missing_tables(address.alias) from None
@@ -243,6 +253,9 @@ def greet(session: Session, address: Address, *extra: str) -> Steps[None]:
             f"The tables of dref_django in DATABASES[{address.alias!r}] have layout {layout}, made by a newer release; "
             f"this one knows layout {LAYOUT}. Upgrade dref-django here, too."
         )
+    is_own = int(result.get_value(0, 1) or 0) == announced
+    session.prepares = session.prepares and is_own
+    return is_own
 
 
 def missing_tables(alias: str) -> Unusable:

@@ -94,7 +94,18 @@ def test_one_text_alone_is_read_at_once(text: bytes) -> None:
 
 @pytest.mark.parametrize(
     "wire",
-    [b"", b"$", b"$1\r\n", b"$1\r\na", b"$1\r\na\r", b"$-1\r\n", b"$x\r\na\r\n", b"$1\r\na\r\n:1\r\n", b":1\r\n"],
+    [
+        b"",
+        b"$",
+        b"$0\r",
+        b"$1\r\n",
+        b"$1\r\na",
+        b"$1\r\na\r",
+        b"$-1\r\n",
+        b"$x\r\na\r\n",
+        b"$1\r\na\r\n:1\r\n",
+        b":1\r\n",
+    ],
 )
 def test_what_is_not_one_text_alone_is_left_to_the_reader(wire: bytes) -> None:
     assert lone(wire) is None

@@ -96,5 +96,5 @@ def lone(data: bytes) -> bytes | None:
     if data[:1] != b"$":
         return None
     end = data.find(EOL)
-    size = _number(data[1:end])
+    size = _number(data[1:end]) if end > 0 else None
     return data[end + 2 : -2] if size is not None and len(data) == end + 4 + size else None

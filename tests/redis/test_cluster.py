@@ -16,6 +16,7 @@ from dref_django.backends.redis import RedisBackend
 from dref_django.exceptions import DRefError, Unavailable
 from dref_django.protocol import Acquire, Add, Check, Command, Inspect, Read, Reply, Scan, ScanLeases, Status, Write
 from tests.listening import Listening
+from tests.processes import wait_until
 from tests.servers import RedisCluster, RedisClusterNode
 
 NAMES = [f"n{number}" for number in range(50)]
@@ -109,8 +110,17 @@ class Migration:
             ask(self.source, "MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *keys)
 
     def finish(self) -> None:
+        """Until all know in which epoch: a node that has older news gives no newer number to the slot's way back, and
+        then drops its keys when the news comes."""
         for node in (self.target, self.source, *self.nodes):
             ask(node, "CLUSTER", "SETSLOT", self.slot, "NODE", ask(self.target, "CLUSTER", "MYID"))
+        wait_until(lambda: len({self._epoch(node) for node in self.nodes}) == 1, "one epoch of the slot's node", 20)
+
+    def _epoch(self, node: RedisClusterNode) -> str:
+        """Of the target, as that node knows it."""
+        me = ask(self.target, "CLUSTER", "MYID")
+        (epoch,) = (line.split()[6] for line in ask(node, "CLUSTER", "NODES").splitlines() if line.startswith(me))
+        return str(epoch)
 
     def undo(self) -> None:
         back = Migration.__new__(Migration)

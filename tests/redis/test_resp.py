@@ -58,8 +58,7 @@ def test_replies_come_out_whole_however_they_were_cut(said: list[Said], data: st
 
 def test_what_came_too_early_is_kept_for_the_next_reply() -> None:
     reader = Replies()
-    reader.feed(b":1\r\n+OK\r\n:3")
-    assert run(reader.read(2), every_byte(b"").get) == [1, b"OK"]
+    assert run(reader.read(2), Pieces([b":1\r\n+OK\r\n:3"]).get) == [1, b"OK"]
     assert not reader.is_empty()
     assert run(reader.reply(), every_byte(b"4\r\n").get) == 34
     assert reader.is_empty()
@@ -109,6 +108,21 @@ def test_one_text_alone_is_read_at_once(text: bytes) -> None:
 )
 def test_what_is_not_one_text_alone_is_left_to_the_reader(wire: bytes) -> None:
     assert lone(wire) is None
+
+
+@given(replies, st.data())
+def test_one_answer_is_read_however_it_was_cut(said: Said, data: st.DataObject) -> None:
+    wire = on_the_wire(said)
+    cut = data.draw(st.integers(1, len(wire)))
+    reader = Replies()
+    assert run(reader.answers(wire[:cut], 1), Pieces([wire[cut:]]).get) == [said]
+    assert reader.is_empty()
+
+
+def test_more_than_was_asked_for_is_refused() -> None:
+    for count, wire in ((1, b"$1\r\na\r\n:1\r\n"), (2, b":1\r\n:2\r\n:3\r\n")):
+        with pytest.raises(InvalidResponse, match="more came"):
+            run(Replies().answers(wire, count), Pieces([]).get)
 
 
 def test_broken_connection_ends_the_reading_where_it_waits() -> None:

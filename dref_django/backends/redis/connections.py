@@ -25,7 +25,7 @@ from dref_django.backends.delivery import NotSent
 
 from . import outcome
 from .options import Server
-from .wire import LoopWire, Wire
+from .wire import WORTH_COUNTING, LoopWire, Wire
 
 Address: TypeAlias = tuple[str, int] | None
 """One node of a cluster; None for the one server that there is."""
@@ -35,8 +35,6 @@ AsyncConnection: TypeAlias = Any
 SENTINEL: Any = redis.sentinel.Sentinel
 ASYNC_SENTINEL: Any = redis.asyncio.sentinel.Sentinel
 ERRORS = (RedisError, OSError, TimeoutError)
-WORTH_COUNTING = 0.05
-"""Seconds: a shorter wait for a connection does not change the exchange's time limit, as that is a system call."""
 
 
 def connection_arguments(server: Server, address: Address, timeout: float) -> dict[str, Any]:

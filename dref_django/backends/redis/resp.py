@@ -29,12 +29,16 @@ class Replies:
         self._data = b""
         self._at = 0
 
-    def feed(self, data: bytes) -> None:
-        """Bytes that came before anything was asked for; nothing else may be left."""
-        self._data, self._at = data, 0
-
     def is_empty(self) -> bool:
         return self._at == len(self._data)
+
+    def answers(self, begin: bytes, count: int) -> Reading[list[Any]]:
+        """So many replies, of which `begin` came first, and nothing else may come."""
+        self._data, self._at = begin, 0
+        found = yield from self.read(count)
+        if not self.is_empty():
+            raise InvalidResponse("more came than was asked for")
+        return found
 
     def read(self, count: int) -> Reading[list[Any]]:
         """So many replies; errors of the server stand among them. Raises InvalidResponse for what is no RESP2."""

@@ -10,8 +10,6 @@ import select
 import time
 from typing import Any, Final
 
-from redis.exceptions import InvalidResponse
-
 from dref_django.driving import arun, run
 
 from .resp import Replies, lone
@@ -19,9 +17,8 @@ from .resp import Replies, lone
 CHUNK: Final = 65536
 LARGEST_CHUNK: Final = 1 << 20
 WORTH_COUNTING: Final = 0.05
-"""Seconds: a smaller difference does not change the socket's time limit, as that is a system call."""
+"""Seconds: a smaller difference does not change a socket's time limit, as that is a system call."""
 CLOSED: Final = "the server closed the connection"
-TOO_MUCH: Final = "more came than was asked for"
 
 
 class Wire:
@@ -52,16 +49,9 @@ class Wire:
             self._socket.settimeout(timeout)
         self._deadline = time.monotonic() + timeout
         self._socket.sendall(payload)
-        if replies == 1:
-            data = self._some(CHUNK)
-            answer = lone(data)
-            if answer is not None:
-                return [answer]
-            self._replies.feed(data)
-        answers = run(self._replies.read(replies), self._more)
-        if not self._replies.is_empty():
-            raise InvalidResponse(TOO_MUCH)
-        return answers
+        begin = self._some(CHUNK)
+        answer = lone(begin) if replies == 1 else None
+        return run(self._replies.answers(begin, replies), self._more) if answer is None else [answer]
 
     def _some(self, size: int) -> bytes:
         data: bytes = self._socket.recv(size)
@@ -106,16 +96,9 @@ class LoopWire:
     async def exchange(self, payload: bytes, replies: int) -> list[Any]:
         """As `Wire.exchange`."""
         await self.send(payload)
-        if replies == 1:
-            data = await self._some(CHUNK)
-            answer = lone(data)
-            if answer is not None:
-                return [answer]
-            self._replies.feed(data)
-        answers = await arun(self._replies.read(replies), self._some)
-        if not self._replies.is_empty():
-            raise InvalidResponse(TOO_MUCH)
-        return answers
+        begin = await self._some(CHUNK)
+        answer = lone(begin) if replies == 1 else None
+        return await arun(self._replies.answers(begin, replies), self._some) if answer is None else [answer]
 
     async def send(self, payload: bytes) -> None:
         self._writer.write(payload)

@@ -42,16 +42,16 @@ def facts(backend: PostgresBackend) -> dict[str, Any]:
     return dict(zip(NAMES, values, strict=True)) | {"pool of this process": f"{backend.pool.size} connections at most"}
 
 
-def row_of(backend: PostgresBackend, script: str) -> tuple[list[str], int]:
-    """The one row of a query on a connection of its own, and the server's process as that connection announced it."""
+def row_of(backend: PostgresBackend, script: str) -> tuple[list[str], bool]:
+    """The one row of a query on a connection of its own, and whether the server's session was ours alone."""
     limit = Limit.of(backend.params.timeout)
     session: Session | None = None
     try:
         session = Session(connect(backend.address.params(backend.params.timeout), limit.end), prepares=False)
-        session.wait(greet(session, backend.address), limit)
+        is_own = session.wait(greet(session, backend.address), limit)
         result = session.wait(session.script(script), limit)
         row = [(result.get_value(0, column) or b"").decode() for column in range(result.nfields)]
-        return row, session.pgconn.backend_pid
+        return row, is_own
     finally:
         if session is not None:
             session.close()

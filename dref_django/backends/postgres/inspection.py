@@ -20,7 +20,7 @@ ROOM: Final = 10
 """Connections that should be free on the server for each process of ours: it warns when fewer are allowed at all."""
 
 _FACTS: Final = """
-SELECT pg_backend_pid(), current_setting('fsync'), current_setting('full_page_writes'),
+SELECT current_setting('fsync'), current_setting('full_page_writes'),
     current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer,
     current_setting('server_encoding'), pg_is_in_recovery(),
     (SELECT count(*) FROM unnest(ARRAY['dref_entry', 'dref_lease']) AS t
@@ -45,8 +45,8 @@ def inspect(backend: PostgresBackend) -> list[CheckMessage]:
         return [Error(f"{where}: PostgreSQL cannot be reached: {error}", hint=hint, id="dref.E032")]
 
 
-def _judge(backend: PostgresBackend, row: list[str], announced_pid: int) -> list[CheckMessage]:
-    pid, fsync, full_pages, room, encoding, standby, forbidden = row
+def _judge(backend: PostgresBackend, row: list[str], is_own: bool) -> list[CheckMessage]:
+    fsync, full_pages, room, encoding, standby, forbidden = row
     alias = backend.address.alias
     where = f"DREF_BACKENDS[{backend.params.alias!r}], DATABASES[{alias!r}]"
     found: list[CheckMessage] = []
@@ -56,7 +56,7 @@ def _judge(backend: PostgresBackend, row: list[str], announced_pid: int) -> list
     if standby == "t":
         hint = "Point the alias at the primary; LISTEN and every change need it."
         found.append(Error(f"{where}: the server is a standby.", hint=hint, id="dref.E034"))
-    if int(pid) != announced_pid and not backend.address.pooled:
+    if not is_own and not backend.address.pooled:
         hint = "Set OPTIONS['LISTEN_DSN'] to a connection string that goes past it: LISTEN needs a session."
         found.append(Warning(f"{where}: a pooler stands between.", hint=hint, id="dref.W030"))
         if backend.locks is not None:

@@ -121,15 +121,15 @@ class Session:
 
     def run(self, statement: Statement, params: Sequence[Bound]) -> Steps[PGresult]:
         """Runs one statement. Raises Refused or Broken."""
-        values, formats = list(params), [1] * len(params)  # psycopg before 3.3 wants lists
+        values, formats = list(params), [1] * len(params)  # psycopg before 3.3 takes lists only
         if self.prepares:
             if statement.name not in self._prepared:
-                self._say(lambda: self.pgconn.send_prepare(statement.name, statement.sql, list(statement.types)))
+                self._say(lambda: self.pgconn.send_prepare(statement.name, statement.sql, statement.types))
                 yield from self._hear()
                 self._prepared.add(statement.name)
             self._say(lambda: self.pgconn.send_query_prepared(statement.name, values, formats, 1))
         else:
-            self._say(lambda: self.pgconn.send_query_params(statement.sql, values, list(statement.types), formats, 1))
+            self._say(lambda: self.pgconn.send_query_params(statement.sql, values, statement.types, formats, 1))
         return (yield from self._hear())
 
     def script(self, sql: str) -> Steps[PGresult]:

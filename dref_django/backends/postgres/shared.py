@@ -171,10 +171,11 @@ class SharedSession:
         pgconn, statement = self._pgconn, call.statement
         try:
             if statement.name not in self._prepared:
-                pgconn.send_prepare(statement.name, statement.sql, list(statement.types))
+                pgconn.send_prepare(statement.name, statement.sql, statement.types)
                 self._prepared.add(statement.name)
                 call.prepares = True
-            pgconn.send_query_prepared(statement.name, list(call.params), [1] * len(call.params), 1)
+            values = list(call.params)  # psycopg before 3.3 takes lists only
+            pgconn.send_query_prepared(statement.name, values, [1] * len(values), 1)
             pgconn.pipeline_sync()
             self._unsent = bool(pgconn.flush())
         except psycopg.Error as error:

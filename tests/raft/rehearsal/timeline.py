@@ -29,11 +29,11 @@ class Machinery:
         self.is_still = False
         self._due: list[asyncio.Handle] = []
 
-    def halt(self) -> None:
-        self.is_still = True
-
-    def put_off(self, handle: asyncio.Handle) -> None:
-        self._due.append(handle)
+    def puts_off(self, handle: asyncio.Handle) -> bool:
+        """Whether what is due has to wait until it goes on."""
+        if self.is_still:
+            self._due.append(handle)
+        return self.is_still
 
     def go_on(self, loop: VirtualLoop) -> None:
         """All that came due meanwhile is done now, in its order."""
@@ -47,27 +47,18 @@ MACHINERY: ContextVar[Machinery | None] = ContextVar("machinery", default=None)
 
 
 class _Handle(asyncio.Handle):
+    """Waits while its machine stands still."""
+
     __slots__ = ()
 
     def _run(self) -> None:
-        if not _is_put_off(self):
+        machinery = self._context.get(MACHINERY)  # type: ignore[attr-defined]
+        if machinery is None or not machinery.puts_off(self):
             super()._run()
 
 
-class _TimerHandle(asyncio.TimerHandle):
+class _TimerHandle(asyncio.TimerHandle, _Handle):
     __slots__ = ()
-
-    def _run(self) -> None:
-        if not _is_put_off(self):
-            super()._run()
-
-
-def _is_put_off(handle: Any) -> bool:
-    machinery: Machinery | None = handle._context.get(MACHINERY)
-    if machinery is None or not machinery.is_still:
-        return False
-    machinery.put_off(handle)
-    return True
 
 
 class _Selector(selectors.DefaultSelector):

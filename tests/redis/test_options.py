@@ -7,6 +7,7 @@ import sys
 from typing import Any
 from urllib.parse import urlsplit
 
+import django_redis
 import pytest
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
@@ -79,7 +80,7 @@ def test_django_redis_alias_gives_the_parameters_and_not_its_pool(settings: Any)
         "host": "primary",
         "port": 7000,
         "db": 1,
-        "username": "me",
+        **({"username": "me"} if django_redis.VERSION >= (7,) else {}),  # which did not know that option before
         "password": "secret",
         "ssl_cert_reqs": "none",
     }

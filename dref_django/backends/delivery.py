@@ -57,7 +57,8 @@ def redeliver(backend: Backend, commands: Sequence[Command], error: NotSent | Re
             replies = yield Attempt(commands, left, pause)
             return _doubtful(commands, replies) if lost else replies
         except NotSent as again:
-            failure = again
+            if not isinstance(again.__cause__, TimeoutError):  # that its time was too short says nothing of the reason
+                failure = again
         except ReplyLost as again:
             if _mutates(commands):
                 return (yield from _prove(backend, commands, again, deadline))

@@ -120,8 +120,10 @@ async def aopen_connection(server: Server, address: Address, timeout: float) -> 
         try:
             async with asyncio.timeout(timeout):
                 await connection.connect()
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise TimeoutError("no connection within the time limit") from error
             raise
     except ERRORS as error:
         raise outcome.before_sending(error, server.where) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -20,7 +21,10 @@ class Refusing(MemoryBackend):
 
     def send(self, commands: Sequence[Command], now: int | None, timeout: float) -> list[Reply]:
         self.attempts += 1
-        raise NotSent from ConnectionError("a certificate") if self.attempts == 1 else TimeoutError("no connection")
+        if self.attempts == 1:
+            raise NotSent from ConnectionError("a certificate")
+        threading.Event().wait(timeout)
+        raise NotSent("no connection")
 
 
 def test_reason_is_that_of_the_last_attempt_that_had_one() -> None:

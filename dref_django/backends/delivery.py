@@ -57,7 +57,7 @@ def redeliver(backend: Backend, commands: Sequence[Command], error: NotSent | Re
             replies = yield Attempt(commands, left, pause)
             return _doubtful(commands, replies) if lost else replies
         except NotSent as again:
-            if not isinstance(again.__cause__, TimeoutError):  # that its time was too short says nothing of the reason
+            if time.monotonic() < deadline:  # else it ended because the time was over, which says nothing of the reason
                 failure = again
         except ReplyLost as again:
             if _mutates(commands):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 from django.db import connections
@@ -26,6 +24,7 @@ from tests.postgres.conftest import Database, MakeBackend
 from tests.postgres.test_advisory_locks import Losses, key_of, owner, sessions_with, take
 from tests.processes import wait_until
 from tests.proxy import TcpProxy
+from tests.rewriting import another_process_id, rewriting
 from tests.servers import PostgresServer
 from tests.settings import postgres_alias
 
@@ -214,29 +213,5 @@ class TestPooler:
     @pytest.fixture
     def pooler(self, database: Database) -> Iterator[int]:
         """The port of something that, as a pooler does, makes up the process id that a session is told at its start."""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            threading.Thread(target=self._serve, args=(listener, database), daemon=True).start()
-            yield listener.getsockname()[1]
-            listener.shutdown(socket.SHUT_RDWR)
-
-    def _serve(self, listener: socket.socket, database: Database) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                server = socket.create_connection((database.host, database.port))
-                for pair in ((client, server), (server, client)):
-                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
-        """BackendKeyData: 'K', its length 12, process id, secret."""
-        with suppress(OSError):
-            while data := source.recv(65536):
-                place = data.find(b"K\x00\x00\x00\x0c")
-                if place >= 0:
-                    data = data[: place + 5] + b"\x7f\x00\x00\x01" + data[place + 9 :]
-                target.sendall(data)
-        for end in (source, target):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+        with rewriting(database.host, database.port, another_process_id) as port:
+            yield port

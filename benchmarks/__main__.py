@@ -38,11 +38,11 @@ def main() -> int:
         print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(QUESTIONS)}", file=sys.stderr)
         return 2
     if len(chosen) == 1:
+        print(f"Python {platform.python_version()} of {sys.base_prefix}, {os.cpu_count()} cores, {platform.machine()}")
         module = importlib.import_module(f"benchmarks.{chosen[0]}")
         print(f"\n## {chosen[0]}: {(module.__doc__ or '').splitlines()[0]}\n", flush=True)
         module.main()
         return 0
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     runs = [subprocess.run([sys.executable, "-m", "benchmarks", name], check=False) for name in chosen]
     return 1 if any(run.returncode for run in runs) else 0
 

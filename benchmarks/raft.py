@@ -69,7 +69,7 @@ class Cluster:
 
 
 def main() -> None:
-    systems = ["ours"] + (["pysyncobj"] if find_spec("pysyncobj") else [])
+    systems = ["ours"] + (["pysyncobj", "pysyncobj in batches"] if find_spec("pysyncobj") else [])
     latencies: dict[str, list[float]] = {}
     rates: list[tuple[str, ...]] = []
     failovers: list[tuple[str, ...]] = []

@@ -54,6 +54,9 @@ class Ours:
 class PySyncObj:
     """Its journal is on, which writes and does not sync; ticks as fast as they can be set."""
 
+    BATCHES = False
+    """Its fastest setting for one call after the other: each is sent at once."""
+
     def __init__(self, number: int, ports: list[int], directory: Path) -> None:
         from pysyncobj import SyncObj, SyncObjConf, replicated
 
@@ -68,7 +71,11 @@ class PySyncObj:
         nodes = [f"127.0.0.1:{port}" for port in ports]
         journal = directory / f"{number}.journal"
         conf = SyncObjConf(
-            autoTickPeriod=0.0005, appendEntriesPeriod=0.0005, journalFile=str(journal), commandsQueueSize=1_000_000
+            autoTickPeriod=0.0005,
+            appendEntriesPeriod=0.0005,
+            appendEntriesUseBatch=self.BATCHES,
+            journalFile=str(journal),
+            commandsQueueSize=1_000_000,
         )
         self._me = nodes.pop(number)
         self._counter: Any = Counter(self._me, nodes, conf)
@@ -94,9 +101,20 @@ class PySyncObj:
             done.acquire()
 
 
+class PySyncObjInBatches(PySyncObj):
+    BATCHES = True
+    """Its fastest setting for many calls at a time, and its default: they wait for the next tick."""
+
+
+SYSTEMS: dict[str, Callable[[int, list[int], Path], Ours | PySyncObj]] = {
+    "ours": Ours,
+    "pysyncobj": PySyncObj,
+    "pysyncobj in batches": PySyncObjInBatches,
+}
+
+
 def main(system: str, number: str, ports: str, directory: str) -> None:
-    kind = Ours if system == "ours" else PySyncObj
-    node = kind(int(number), json.loads(ports), Path(directory))
+    node = SYSTEMS[system](int(number), json.loads(ports), Path(directory))
     for line in sys.stdin:
         do, *arguments = line.split()
         answer: Any = None

@@ -53,6 +53,7 @@ class Pending:
             self._amount = total
             waiting, self.due = self.due, self.due or time.monotonic() + self.interval
         if not waiting:
+            self.backend.warm_up()  # at exit it may be late: Python 3.12.0 and 3.12.1 start no thread there
             _flusher.expect(self)
 
     def take(self) -> int:

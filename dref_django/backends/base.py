@@ -144,6 +144,9 @@ class Backend(ABC):
     def after_fork(self) -> None:
         """In the child: forgets (never closes) what belongs to the parent."""
 
+    def warm_up(self) -> None:  # noqa: B027
+        """Starts what a later `send` would start, without waiting for it: it may come when the interpreter exits."""
+
     def joined(self) -> AbstractContextManager[None]:
         """Within it, this thread's commands are part of the surrounding database transaction (`supports_join`)."""
         raise NotJoinable(

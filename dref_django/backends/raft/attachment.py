@@ -198,8 +198,9 @@ def acquire(options: Options) -> Attachment:
     with _mutex:
         found = _attachments.get(options.place)
         if found is None:
-            found = _attachments[options.place] = Attachment(options)
+            found = Attachment(options)
             found.start()
+            _attachments[options.place] = found
         found.users += 1
         return found
 

@@ -85,6 +85,9 @@ class RaftBackend(Backend):
     def feed(self, sink: Sink) -> RaftFeed:
         return RaftFeed(self.attach, self.params.key_prefix, self.node_id(), sink)
 
+    def warm_up(self) -> None:
+        self.attach()
+
     def close(self) -> None:
         if self._pid != os.getpid():
             self.after_fork()

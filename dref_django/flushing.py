@@ -25,6 +25,7 @@ from .exceptions import CounterOverflow, DRefError, OutcomeUnknown, Unavailable
 from .op_ids import new_op_id
 from .protocol import INT_MAX, INT_MIN, Add, Status
 from .streams import get_hub
+from .threads import started
 
 logger = logging.getLogger("dref_django")
 
@@ -46,6 +47,8 @@ class Pending:
         self._mutex = threading.Lock()
 
     def add(self, amount: int) -> None:
+        if not self.due:
+            self.backend.warm_up()  # the exit may be late for it: Python 3.12.0 and 3.12.1 start no thread there
         with self._mutex:
             total = self._amount + amount
             if not INT_MIN <= total <= INT_MAX:
@@ -53,7 +56,6 @@ class Pending:
             self._amount = total
             waiting, self.due = self.due, self.due or time.monotonic() + self.interval
         if not waiting:
-            self.backend.warm_up()  # at exit it may be late: Python 3.12.0 and 3.12.1 start no thread there
             _flusher.expect(self)
 
     def take(self) -> int:
@@ -91,8 +93,9 @@ class Flusher:
         with self._condition:
             self._expected.add(pending)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dref-flush", daemon=True)
-                self._thread.start()
+                self._thread = started(self._run, "dref-flush")
+            if self._thread is None:
+                pending.due = 0.0  # the next increment asks again
             self._condition.notify()
 
     def flush(self, all_pending: Sequence[Pending]) -> list[DRefError]:

@@ -74,6 +74,15 @@ class Keeper:
         with self._condition:
             self._condition.notify()
 
+    def start(self) -> None:
+        """Raises RuntimeError when the system gives no thread: nothing is to be taken then, that nobody renews."""
+        if self._thread is None:
+            with self._condition:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name="dref-keeper", daemon=True)
+                    thread.start()
+                    self._thread = thread
+
     def add(self, held: Held) -> None:
         with self._mutex:
             self._held.add(held)
@@ -142,8 +151,7 @@ class Keeper:
     def _ensure(self, at: float) -> None:
         """The thread runs and wakes by then. Called with the condition held."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="dref-keeper", daemon=True)
-            self._thread.start()
+            self.start()
         elif at < self._wakes_at:
             self._asked_for = at
             self._condition.notify()

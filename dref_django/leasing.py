@@ -46,8 +46,10 @@ def take(
     """Acquires the lease, waiting up to `timeout` seconds (None: as long as it takes; 0: a single try).
 
     Raises `LockTimeout`. Whatever is raised, the place in the queue, or the lease if it was granted meanwhile, is given
-    back: at once after a timeout, by the keeper's thread after a cancellation.
+    back: at once after a timeout, by the keeper's thread after a cancellation. RuntimeError: the system gives no thread
+    that would renew it; nothing was taken.
     """
+    keeper_of(backend).start()
     owner = owner or new_owner(backend)
     deadline = None if timeout is None else clock() + timeout
     sent = backend.clock.monotonic()

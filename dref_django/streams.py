@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import os
-import queue
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -24,6 +23,7 @@ from .exceptions import Unavailable
 from .flows import refuse_running_loop
 from .hub import Hub, Raw
 from .protocol import Data
+from .threads import Worker
 from .waiting import Waker
 
 logger = logging.getLogger("dref_django")
@@ -304,6 +304,8 @@ class Subscription(Generic[T]):
         if not self._scheduled:
             self._scheduled = True
             _dispatcher.put(self.drain)
+        else:
+            _dispatcher.start()
 
     def drain(self) -> None:
         """On the dispatcher's thread: calls back with what has gathered, then lets others have a turn."""
@@ -321,37 +323,14 @@ class Subscription(Generic[T]):
         self._schedule()
 
 
-class _Dispatcher:
-    """The thread on which callbacks run, one after the other; each subscription stands in its queue at most once."""
+def _do(job: Callable[[], Any]) -> None:
+    from django.db import close_old_connections
 
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        self._mutex = threading.Lock()
-        self._queue: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def put(self, job: Callable[[], Any]) -> None:
-        if self._thread is None:
-            with self._mutex:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="dref-callbacks", daemon=True)
-                    self._thread.start()
-        self._queue.put(job)
-
-    def _run(self) -> None:
-        from django.db import close_old_connections
-
-        while True:
-            job = self._queue.get()
-            close_old_connections()
-            try:
-                job()
-            except BaseException:
-                logger.exception("dref: a callback raised")
-            finally:
-                close_old_connections()
+    close_old_connections()
+    try:
+        job()
+    finally:
+        close_old_connections()
 
 
 # --- the hubs of this process, and what is registered -------------------------------------------------------------
@@ -361,7 +340,8 @@ _hubs: weakref.WeakKeyDictionary[Backend, Hub] = weakref.WeakKeyDictionary()
 _registered: set[Subscription[Any]] = set()
 _unbound = False
 _active = False  # a ref was used or a request served in this process
-_dispatcher = _Dispatcher()
+_dispatcher: Worker[Callable[[], Any]] = Worker("dref-callbacks", _do, "a callback raised")
+"""The thread on which callbacks run, one after the other; each subscription stands in its queue at most once."""
 
 
 def get_hub(backend: Backend) -> Hub:

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "dref_django"
 LAYERS = [
     {"exceptions", "protocol", "deltas", "codecs"},  # vocabulary
     {"leases", "store"},
-    {"background", "backends", "clock", "commits", "conf", "driving", "naming", "process", "waiting"},
+    {"background", "backends", "clock", "commits", "conf", "driving", "naming", "process", "threads", "waiting"},
     {"cells", "entries", "flows", "held", "hub", "keeper", "leasing", "mirror", "rereading", "streams", "topics"}
     | {"flushing", "observations", "op_ids", "sums", "workspace"},
     {"binding", "catalog", "counters", "elections", "fenced_models", "fencing", "flags", "history", "hot_counters"}

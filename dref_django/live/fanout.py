@@ -14,7 +14,6 @@ import asyncio
 import concurrent.futures
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from dref_django import backends
 from dref_django.backends.base import Backend
 from dref_django.hub import FeedStatus, Hub, Raw
 from dref_django.streams import get_hub
+from dref_django.threads import Worker
 
 from .counting import tally_of
 from .frames import Entry
@@ -211,6 +211,8 @@ class Fanout:
             self._raws[raw.name] = raw
         if not scheduled:
             _encoder.put(self)
+        else:
+            _encoder.start()
 
     def end(self) -> None:
         with self._mutex:
@@ -262,37 +264,10 @@ def _is_news(raw: Raw) -> bool:
     return not (raw.first or raw.gap or raw.data is None) and room_of(raw.name) is None
 
 
-class _Encoder:
-    """The thread that decodes and writes JSON, so that neither the hub's loop nor a server's waits for 1 MiB of it."""
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        self._mutex = threading.Lock()
-        self._queue: queue.SimpleQueue[Fanout] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def put(self, fanout: Fanout) -> None:
-        with self._mutex:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dref-fanout", daemon=True)
-                self._thread.start()
-        self._queue.put(fanout)
-
-    def _run(self) -> None:
-        while True:
-            fanout = self._queue.get()
-            try:
-                fanout.encode()
-            except Exception:
-                logger.exception("dref: a change did not reach the pages")
-            del fanout
-
-
 _mutex = threading.Lock()
 _fanouts: dict[Backend, Fanout] = {}
-_encoder = _Encoder()
+_encoder: Worker[Fanout] = Worker("dref-fanout", Fanout.encode, "a change did not reach the pages")
+"""Decodes and writes JSON, so that neither the hub's loop nor a server's waits for 1 MiB of it."""
 
 
 def get_fanout(alias: str) -> Fanout:

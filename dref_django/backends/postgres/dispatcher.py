@@ -24,6 +24,7 @@ from typing import Final
 from dref_django.exceptions import DRefError
 from dref_django.protocol import Notice, Patch, Wake
 from dref_django.store import Event
+from dref_django.threads import started
 
 from .address import Address
 from .binary import TEXTS, texts
@@ -151,11 +152,12 @@ class Dispatcher:
                 return
             if self._send_at_once():
                 return
-            self._busy = True
             if self._thread is None or not self._thread.is_alive():
                 self._work = threading.Event()
-                self._thread = threading.Thread(target=self._run, args=(self._work,), name="dref-notify", daemon=True)
-                self._thread.start()
+                self._thread = started(self._run, "dref-notify", self._work)
+                if self._thread is None:
+                    return
+            self._busy = True
             self._work.set()
 
     def _send_at_once(self) -> bool:

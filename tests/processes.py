@@ -10,10 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 POLL = 0.01  # seconds between two looks at something that another process does
 
@@ -25,6 +27,17 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout} s")
         time.sleep(POLL)
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """In it the system gives this process no thread."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with mock.patch.object(threading.Thread, "start", refuse):
+        yield
 
 
 def _stat(pid: int) -> tuple[str, int] | None:

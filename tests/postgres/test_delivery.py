@@ -11,9 +11,11 @@ import pytest
 from django.db import connections
 
 from dref_django.backends.postgres import PostgresBackend
+from dref_django.backends.postgres.session import Late, Limit, Session, connect
 from dref_django.exceptions import DRefError, OutcomeUnknown, Unavailable
 from dref_django.protocol import Acquire, Add, Check, Delete, Read, Status, Write
 from tests.postgres.conftest import OP, Database, MakeBackend
+from tests.processes import no_threads
 from tests.proxy import TcpProxy
 
 HANG_UP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dref_django'"
@@ -145,6 +147,15 @@ async def test_row_that_another_transaction_holds_is_given_up_on_a_loop_too(
         with pytest.raises(Unavailable, match="another transaction holds the row"):
             await backend.aexecute([Add("n", 1, op=OP)])
     assert (await backend.aexecute([Read("n")]))[0].data == 5
+
+
+def test_statement_that_is_not_cancelled_for_want_of_a_thread_is_late(make_backend: MakeBackend) -> None:
+    limit = Limit.of(2)
+    session = Session(connect(make_backend().address.direct_params(2), limit.end))
+    with no_threads(), pytest.raises(Late):
+        session.wait(session.script("SELECT pg_sleep(60)"), limit)
+    assert session.cancelled
+    session.close()
 
 
 def test_what_waits_for_a_row_sees_it_as_it_is_then(make_backend: MakeBackend, database: Database) -> None:

@@ -17,6 +17,7 @@ from dref_django.backends.raft.discovery import find_places, own_address
 from dref_django.backends.raft.handshake import Secrets
 from dref_django.backends.raft.options import Options, Role, is_loopback, read_options
 from dref_django.backends.raft.resolving import join_address, resolve, split_address
+from tests.processes import no_threads
 
 CERTIFICATES = Path(__file__).parent.parent / "data" / "tls"
 TLS = {
@@ -230,6 +231,13 @@ class TestLookingUp:
             await resolve("slow.example")
         gate.set()
         assert await asyncio.gather(*hanging) == [[], []]
+
+    async def test_lookup_that_gets_no_thread_leaves_room_for_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", answering({"app": ["10.0.0.1"]}))
+        monkeypatch.setattr(resolving, "_lookups", threading.BoundedSemaphore(1))
+        with no_threads(), pytest.raises(OSError, match="'app' cannot be looked up: the system gives no thread"):
+            await resolve("app")
+        assert await resolve("app") == ["10.0.0.1"]
 
     async def test_many_addresses_are_cut_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket, "getaddrinfo", answering({"app": [f"10.0.0.{n}" for n in range(9)]}))

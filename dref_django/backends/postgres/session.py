@@ -13,7 +13,6 @@ import asyncio
 import ipaddress
 import os
 import select
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, PollingStatus
 from psycopg.pq.abc import PGcancel, PGcancelConn, PGconn, PGresult
 
 from dref_django.protocol import Command
+from dref_django.threads import started
 
 from .binary import Bound
 from .statements import Answer, Statement, request
@@ -195,7 +195,7 @@ class Session:
             # Before libpq 17 there is only PQcancel. It waits without a limit, and psycopg's C code holds the GIL over
             # it: a network that swallows packets would freeze the whole process.
             return
-        threading.Thread(target=asked, name="dref-cancel", daemon=True).start()
+        started(asked, "dref-cancel")  # without it the reply is waited for until the end
 
     # --- who waits ----------------------------------------------------------------------------------------------
 

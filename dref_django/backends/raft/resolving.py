@@ -12,6 +12,8 @@ import socket
 import threading
 from typing import Final
 
+from dref_django.threads import started
+
 MAX_LOOKUPS: Final = 16
 """Lookups under way; more fail at once."""
 
@@ -78,5 +80,7 @@ async def _look_up(host: str) -> list[str]:
 
     if not _lookups.acquire(blocking=False):
         raise OSError(f"{host!r} cannot be looked up: {MAX_LOOKUPS} lookups are under way, the name server is slow")
-    threading.Thread(target=look_up, name="dref-raft-dns", daemon=True).start()
+    if started(look_up, "dref-raft-dns") is None:
+        _lookups.release()
+        raise OSError(f"{host!r} cannot be looked up: the system gives no thread")
     return await future

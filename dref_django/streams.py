@@ -17,6 +17,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
+from django.db import close_old_connections
+
 from . import backends
 from .backends.base import Backend
 from .exceptions import Unavailable
@@ -324,8 +326,6 @@ class Subscription(Generic[T]):
 
 
 def _do(job: Callable[[], Any]) -> None:
-    from django.db import close_old_connections
-
     close_old_connections()
     try:
         job()

@@ -24,7 +24,7 @@ def started(target: Callable[..., None], name: str, *args: Any) -> threading.Thr
         thread.start()
     except RuntimeError as error:
         if threading.main_thread().is_alive():
-            logger.warning("dref: the thread %s could not be started, its work waits or is left: %s", name, error)
+            logger.warning("dref: the thread %s could not be started: %s", name, error)
         return None
     return thread
 

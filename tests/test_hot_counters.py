@@ -304,9 +304,9 @@ class TestAway:
 
 
 FORKING = """
-import atexit, os, threading, warnings
-def refuse(*_, **__): raise RuntimeError("can't create new thread at interpreter shutdown")
-atexit.register(lambda: setattr(threading, "_start_new_thread", refuse))  # as Python 3.12.0 and 3.12.1 do it
+import atexit, os, warnings
+from tests.processes import no_threads
+atexit.register(no_threads().__enter__)  # as Python 3.12.0 and 3.12.1 do it
 warnings.simplefilter("ignore", DeprecationWarning)
 hits = Counter("hits", stripes=2, flush_interval=3600.0)
 hits.increment(5)
